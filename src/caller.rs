@@ -1,0 +1,142 @@
+//! Who is calling: tenant, user, and whether it may act for other tenants.
+
+use base64::Engine as _;
+use serde_json::{Map, Value};
+
+use crate::task::TenantId;
+
+/// Most characters of a user's name, as wide as the column `creator`.
+pub const MAX_USER: usize = 64;
+
+/// A known caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The tenant whose things it sees. For an admin that named another tenant: that one.
+    pub tenant: TenantId,
+    /// Its name, as `creator` of what it makes.
+    pub user: String,
+    /// It may name any tenant.
+    pub admin: bool,
+}
+
+/// A caller that is not an admin named a tenant that is not its own.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ForeignTenant;
+
+impl Caller {
+    /// Mode `anonymous`: tenant 0, admin.
+    pub fn anonymous() -> Caller {
+        Caller { tenant: TenantId(0), user: "anonymous".to_owned(), admin: true }
+    }
+
+    /// This caller, acting for `tenant` where the request named one.
+    ///
+    /// # Errors
+    /// Where it may not.
+    pub fn acting_for(&self, tenant: Option<TenantId>) -> Result<Caller, ForeignTenant> {
+        match tenant {
+            Some(tenant) if tenant != self.tenant && !self.admin => Err(ForeignTenant),
+            Some(tenant) => Ok(Caller { tenant, ..self.clone() }),
+            None => Ok(self.clone()),
+        }
+    }
+
+    /// Reads `X-User-Info`: a JSON object, plain, percent-encoded or base64 (either alphabet).
+    ///
+    /// # Errors
+    /// Says what the header lacks, without repeating it.
+    pub fn from_user_info(header: &str) -> Result<Caller, &'static str> {
+        let info = object(header).ok_or("is not a JSON object, plain, percent-encoded or base64")?;
+        let tenant = match info.get("tenantId") {
+            Some(Value::Number(number)) => number.as_i64(),
+            Some(Value::String(digits)) => digits.parse().ok(),
+            _ => None,
+        }
+        .ok_or("has no tenantId that is a 64-bit number")?;
+        let user = ["userName", "userId"]
+            .into_iter()
+            .find_map(|key| match info.get(key) {
+                Some(Value::String(name)) if !name.is_empty() => Some(name.clone()),
+                Some(Value::Number(number)) => Some(number.to_string()),
+                _ => None,
+            })
+            .ok_or("has neither userName nor userId")?;
+        if user.chars().count() > MAX_USER || user.chars().any(char::is_control) {
+            return Err("has a user name that is over 64 characters or has control characters");
+        }
+        let admin = info.get("admin") == Some(&Value::Bool(true));
+        Ok(Caller { tenant: TenantId(tenant), user, admin })
+    }
+}
+
+fn object(header: &str) -> Option<Map<String, Value>> {
+    let header = header.trim();
+    let parse = |text: &[u8]| serde_json::from_slice(text).ok();
+    if header.starts_with('{') {
+        return parse(header.as_bytes());
+    }
+    if header.starts_with("%7B") || header.starts_with("%7b") {
+        let decoded: Vec<u8> = percent_encoding::percent_decode_str(header).collect();
+        return parse(&decoded);
+    }
+    let unpadded = header.trim_end_matches('=');
+    [base64::engine::general_purpose::STANDARD_NO_PAD, base64::engine::general_purpose::URL_SAFE_NO_PAD]
+        .iter()
+        .find_map(|alphabet| alphabet.decode(unpadded).ok())
+        .and_then(|decoded| parse(&decoded))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ann() -> Caller {
+        Caller { tenant: TenantId(7), user: "ann".into(), admin: false }
+    }
+
+    #[test]
+    fn user_info_is_read_in_three_spellings() {
+        let json = r#"{"tenantId":"7","userName":"ann"}"#;
+        let base64 = base64::engine::general_purpose::STANDARD.encode(json);
+        let percent = "%7B%22tenantId%22%3A7%2C%22userName%22%3A%22ann%22%7D";
+        for header in [json, base64.as_str(), base64.trim_end_matches('='), percent] {
+            assert_eq!(Caller::from_user_info(header), Ok(ann()), "{header}");
+        }
+    }
+
+    #[test]
+    fn the_user_id_stands_in_for_a_name_and_admin_must_be_true() {
+        let caller = Caller::from_user_info(r#"{"tenantId":7,"userId":42,"admin":"true"}"#).unwrap();
+        assert_eq!((caller.user.as_str(), caller.admin), ("42", false));
+        assert!(Caller::from_user_info(r#"{"tenantId":7,"userId":1,"admin":true}"#).unwrap().admin);
+    }
+
+    #[test]
+    fn what_does_not_say_who_is_refused() {
+        let long = format!(r#"{{"tenantId":1,"userName":"{}"}}"#, "x".repeat(65));
+        for header in [
+            "",
+            "ann",
+            "[]",
+            "{}",
+            r#"{"tenantId":7}"#,
+            r#"{"userName":"ann"}"#,
+            r#"{"tenantId":1.5,"userName":"a"}"#,
+            r#"{"tenantId":"99999999999999999999","userName":"a"}"#,
+            r#"{"tenantId":7,"userName":""}"#,
+            "%7B%22",
+            "e30=",
+            &long,
+        ] {
+            assert!(Caller::from_user_info(header).is_err(), "{header}");
+        }
+    }
+
+    #[test]
+    fn only_an_admin_acts_for_another_tenant() {
+        assert_eq!(ann().acting_for(Some(TenantId(8))), Err(ForeignTenant));
+        assert_eq!(ann().acting_for(Some(TenantId(7))), Ok(ann()));
+        assert_eq!(ann().acting_for(None), Ok(ann()));
+        assert_eq!(Caller::anonymous().acting_for(Some(TenantId(8))).unwrap().tenant, TenantId(8));
+    }
+}

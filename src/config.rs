@@ -1,0 +1,203 @@
+//! The configuration as used: typed and checked. As written (every key with its default and a doc
+//! line) it is in [`raw`]; reading file and environment is in [`load`].
+
+pub mod load;
+pub mod raw;
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use chrono_tz::Tz;
+use url::Url;
+
+use crate::secrets::Vault;
+
+/// Everything the service can be told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// HTTP server.
+    pub server: Server,
+    /// Who may call.
+    pub auth: Auth,
+    /// Where tasks are kept.
+    pub database: Database,
+    /// Where permits are kept; `None` = in this process.
+    pub redis: Option<Redis>,
+    /// Seals what must not be read from a database dump.
+    pub vault: Vault,
+    /// Calling models.
+    pub worker: Worker,
+    /// Keeping the table tidy.
+    pub cleaner: Cleaner,
+    /// Where results are stored.
+    pub oss: Oss,
+    /// Time zone in which days of the statistics begin.
+    pub stat_zone: Tz,
+    /// Logging.
+    pub log: Log,
+}
+
+/// HTTP server.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// Where it listens; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// How callers reach it, for URLs of results; `None` = `http://` and the address.
+    pub public_url: Option<Url>,
+    /// Longest request body in bytes.
+    pub max_body_bytes: usize,
+    /// How long running calls may go on after SIGTERM.
+    pub shutdown_grace: Duration,
+}
+
+/// Who may call.
+#[derive(Debug, Clone)]
+pub enum Auth {
+    /// Everyone is tenant 0 and admin; `X-User-Info` is believed.
+    Anonymous,
+    /// A gateway in front has authenticated and sends `X-User-Info`.
+    Gateway {
+        /// What `X-Gateway-Secret` must be, where set.
+        secret: Option<String>,
+    },
+}
+
+/// Where tasks are kept.
+#[derive(Debug, Clone)]
+pub enum Database {
+    /// A Postgres server.
+    Postgres {
+        /// `postgres://user:password@host/db`.
+        url: String,
+        /// Most connections of this node, besides the one for its lease.
+        max_connections: u32,
+    },
+    /// A file of this process.
+    Sqlite {
+        /// The file; its folder is made.
+        path: PathBuf,
+    },
+}
+
+/// Where permits are kept.
+#[derive(Debug, Clone)]
+pub struct Redis {
+    /// `redis://host/db`.
+    pub url: String,
+    /// In front of every key and channel.
+    pub key_prefix: String,
+}
+
+/// Calling models.
+#[derive(Debug, Clone)]
+pub struct Worker {
+    /// False: this node only answers the API.
+    pub enabled: bool,
+    /// Calls at once on this node.
+    pub concurrency: usize,
+    /// Folder for results on their way to storage.
+    pub tmp_dir: PathBuf,
+    /// How long a node is believed to live without renewing its lease.
+    pub lease: Duration,
+    /// Attempts that may die with their worker before the task fails.
+    pub max_lost_attempts: i32,
+    /// Largest result in bytes.
+    pub max_result_bytes: u64,
+    /// A task queued longer than this fails; `None` = never.
+    pub queue_timeout: Option<Duration>,
+    /// How often an idle node looks for work that no wake-up told it of.
+    pub poll_interval: Duration,
+}
+
+/// Keeping the table tidy.
+#[derive(Debug, Clone)]
+pub struct Cleaner {
+    /// False: another node does it.
+    pub enabled: bool,
+    /// Time between rounds.
+    pub interval: Duration,
+    /// How long a result waits to be picked up before it is purged.
+    pub unclaimed: Duration,
+}
+
+/// Where results are stored, and how hard to try.
+#[derive(Debug, Clone)]
+pub struct Oss {
+    /// The kind of storage.
+    pub kind: OssKind,
+    /// How long a failing upload is repeated before the task fails.
+    pub retry_for: Duration,
+    /// Longest single try of one upload.
+    pub timeout: Duration,
+    /// Delete the object when its task is purged.
+    pub delete_on_purge: bool,
+}
+
+/// The kinds of storage.
+#[derive(Debug, Clone)]
+pub enum OssKind {
+    /// Files on this machine (or a share), served by the service itself.
+    Fs {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Any S3-compatible store.
+    S3(S3),
+    /// A file service that takes multipart POSTs.
+    Http {
+        /// Where to POST.
+        url: Url,
+        /// JSON pointer to the file's URL in the answer; `None` = the usual places.
+        url_pointer: Option<String>,
+    },
+}
+
+/// An S3-compatible store.
+#[derive(Debug, Clone)]
+pub struct S3 {
+    /// `https://host[:port]`; `None` = AWS.
+    pub endpoint: Option<Url>,
+    /// Region name.
+    pub region: String,
+    /// Bucket name.
+    pub bucket: String,
+    /// Access key id.
+    pub access_key: String,
+    /// Secret key.
+    pub secret_key: String,
+    /// `bucket.host` instead of `host/bucket` (Aliyun OSS wants it).
+    pub virtual_hosted: bool,
+    /// Base of public URLs; `None` = presigned URLs, made anew at every look.
+    pub public_url: Option<Url>,
+    /// How long a presigned URL works.
+    pub presign_for: Duration,
+}
+
+/// Logging.
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// Line format.
+    pub format: LogFormat,
+    /// `info`, or directives such as `info,sqlx=warn`.
+    pub level: String,
+}
+
+/// Line formats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON otherwise.
+    Auto,
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// A key whose value cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{key}: {message}")]
+pub struct ConfigError {
+    /// The key, such as `worker.leaseSeconds`, or where it came from if there is no key.
+    pub key: String,
+    /// The value (never of a secret), what is wrong, what is accepted.
+    pub message: String,
+}

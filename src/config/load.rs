@@ -1,0 +1,1 @@
+//! Reading configuration from file and environment.

@@ -1,0 +1,234 @@
+//! The durable memory: models, tasks, statistics, operation log, and the leases of nodes.
+//!
+//! A closed set of two backends behind one set of verbs; no caller sees SQL, rows or drivers.
+//! Enqueue and apply go through group committers: the next batch is whatever arrived while the
+//! last one was committing, so an idle service commits at once and a busy one many at a time.
+//! Callers are answered after their commit.
+//!
+//! Statements that both dialects read alike are written once, next to their verb, and run through
+//! `on_each!`; what must be worded differently is in `postgres` and `sqlite`, under the same names.
+
+pub mod models;
+pub mod nodes;
+pub mod oplog;
+pub mod stats;
+pub mod tasks;
+
+mod migrate;
+mod value;
+
+use std::{fs::File, path::Path, str::FromStr, sync::Arc, time::Duration};
+
+use sqlx::{
+    PgPool, SqlitePool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{config::Database, secrets::Vault};
+
+/// How long a caller waits for a free connection before the database counts as out of reach.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Readers of the embedded database; its one writer has a connection of its own.
+const SQLITE_READERS: u32 = 4;
+
+/// A handle to the store; cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    backend: Backend,
+    vault: Vault,
+    /// Held for as long as any handle lives: a second process refuses to start.
+    _lock: Option<Arc<File>>,
+}
+
+/// The two databases.
+#[derive(Clone)]
+enum Backend {
+    Postgres {
+        pool: PgPool,
+        /// One connection, so that a node's lease is renewed however busy the pool is.
+        lease: PgPool,
+    },
+    Sqlite {
+        readers: SqlitePool,
+        /// One connection: SQLite has one writer, and waiting for it here is fairer than its own
+        /// busy-waiting.
+        writer: SqlitePool,
+    },
+}
+
+/// Runs one body on the pool behind the backend, for statements that both dialects read alike.
+/// `read` goes to SQLite's readers, `write` to its one writer.
+macro_rules! on_each {
+    ($backend:expr, read $pool:ident => $body:expr) => {
+        match $backend {
+            $crate::store::Backend::Postgres { pool: $pool, .. } => $body,
+            $crate::store::Backend::Sqlite { readers: $pool, .. } => $body,
+        }
+    };
+    ($backend:expr, write $pool:ident => $body:expr) => {
+        match $backend {
+            $crate::store::Backend::Postgres { pool: $pool, .. } => $body,
+            $crate::store::Backend::Sqlite { writer: $pool, .. } => $body,
+        }
+    };
+}
+use on_each;
+
+/// The loops behind a store. Whoever opens a store runs them; they end when `stop` says so and
+/// everything handed in before that is committed.
+#[must_use = "without its committers a store accepts no tasks"]
+pub struct Committers {}
+
+/// What can go wrong in the store.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// Out of reach, or too slow to answer: try again later.
+    #[error("database unavailable: {0}")]
+    Unavailable(String),
+    /// A row says something this version does not understand, or a statement is wrong.
+    #[error("database error: {0}")]
+    Broken(String),
+}
+
+/// One page of a listing.
+#[derive(Debug, Clone)]
+pub struct Listing<T> {
+    /// The rows of the page.
+    pub list: Vec<T>,
+    /// Rows on all pages.
+    pub total: i64,
+}
+
+/// Which page: as checked by the API.
+#[derive(Debug, Clone, Copy)]
+pub struct Page {
+    /// Rows before it.
+    pub offset: i64,
+    /// Rows on it.
+    pub limit: i64,
+}
+
+impl Store {
+    /// Connects and migrates. SQLite: makes the folder and takes the exclusive lock.
+    ///
+    /// # Errors
+    /// Out of reach, locked by another process, or a migration that failed; the message says which.
+    pub async fn open(config: &Database, vault: Vault) -> Result<(Store, Committers), StoreError> {
+        let (backend, lock) = match config {
+            Database::Postgres { url, max_connections } => (open_postgres(url, *max_connections).await?, None),
+            Database::Sqlite { path } => {
+                let lock = lock_database(path)?;
+                (open_sqlite(path).await?, Some(Arc::new(lock)))
+            }
+        };
+        migrate::run(&backend).await?;
+        Ok((Store { backend, vault, _lock: lock }, Committers {}))
+    }
+
+    /// Asks the database for a sign of life.
+    ///
+    /// # Errors
+    /// Where none comes.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        on_each!(&self.backend, read pool => { sqlx::query("SELECT 1").execute(pool).await?; });
+        Ok(())
+    }
+
+    /// True for the embedded store: this process is the only one, so whatever runs at boot is dead.
+    pub fn is_embedded(&self) -> bool {
+        matches!(self.backend, Backend::Sqlite { .. })
+    }
+
+    /// Closes the pools after everything is committed.
+    pub async fn close(&self) {
+        match &self.backend {
+            Backend::Postgres { pool, lease } => {
+                pool.close().await;
+                lease.close().await;
+            }
+            Backend::Sqlite { readers, writer } => {
+                readers.close().await;
+                writer.close().await;
+            }
+        }
+    }
+}
+
+impl Committers {
+    /// Runs the committers until `stop` is set and everything handed in before that is committed.
+    pub async fn run(self, stop: CancellationToken) {
+        stop.cancelled().await;
+    }
+}
+
+async fn open_postgres(url: &str, max_connections: u32) -> Result<Backend, StoreError> {
+    let options = PgConnectOptions::from_str(url)
+        .map_err(|error| StoreError::Unavailable(format!("database.url: {error}")))?
+        .application_name("model-asynch")
+        // A node that is stopped in the middle of a transaction must not keep its lanes locked.
+        .options([("idle_in_transaction_session_timeout", "10000"), ("statement_timeout", "30000")]);
+    let pool = PgPoolOptions::new()
+        .max_connections(max_connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .test_before_acquire(false)
+        .connect_with(options.clone())
+        .await?;
+    let lease = PgPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE_TIMEOUT).connect_lazy_with(options);
+    Ok(Backend::Postgres { pool, lease })
+}
+
+async fn open_sqlite(path: &Path) -> Result<Backend, StoreError> {
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(Duration::from_secs(5))
+        .pragma("cache_size", "-65536")
+        .pragma("wal_autocheckpoint", "4000");
+    let pool = |connections| {
+        SqlitePoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .test_before_acquire(false)
+            .connect_with(options.clone())
+    };
+    let writer = pool(1).await?;
+    Ok(Backend::Sqlite { readers: pool(SQLITE_READERS).await?, writer })
+}
+
+/// Makes the database's folder and takes the lock beside the file; the kernel drops it with the
+/// process.
+fn lock_database(path: &Path) -> Result<File, StoreError> {
+    let unavailable = |what: &str, error: &dyn std::fmt::Display| {
+        StoreError::Unavailable(format!("cannot {what} {}: {error}", path.display()))
+    };
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(|error| unavailable("make the folder of", &error))?;
+    }
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let lock = File::create(name).map_err(|error| unavailable("lock", &error))?;
+    lock.try_lock().map_err(|_| unavailable("open", &"another process uses it; an embedded database has one"))?;
+    Ok(lock)
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> StoreError {
+        use sqlx::Error;
+        let away = match &error {
+            Error::Io(_) | Error::Tls(_) | Error::PoolTimedOut | Error::PoolClosed | Error::WorkerCrashed => true,
+            // Classes 08 connection, 40 rollback, 53 resources, 55 object state, 57 intervention;
+            // 25006 read-only. SQLite: 5 busy, 6 locked, 8 read-only, 13 full.
+            Error::Database(db) => db.code().is_some_and(|code| {
+                ["08", "40", "53", "55", "57"].iter().any(|class| code.len() == 5 && code.starts_with(class))
+                    || ["25006", "25P03", "5", "6", "8", "13"].contains(&code.as_ref())
+            }),
+            _ => false,
+        };
+        if away { StoreError::Unavailable(error.to_string()) } else { StoreError::Broken(error.to_string()) }
+    }
+}

@@ -1,0 +1,1 @@
+//! Wake-ups between nodes, over Redis PUBLISH and SUBSCRIBE.
