@@ -36,7 +36,7 @@ impl Storage {
     ///
     /// # Errors
     /// Says what is wrong with the configuration.
-    pub fn open(_config: &Config) -> Result<Storage, String> {
+    pub fn open(_config: &Config, _public_url: &url::Url) -> Result<Storage, String> {
         todo!()
     }
 

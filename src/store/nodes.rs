@@ -22,6 +22,11 @@ impl Store {
         todo!()
     }
 
+    /// Deletes every lease row: for an embedded store at boot, whose lock says that nobody else is.
+    pub async fn bury_every_node(&self) -> Result<(), StoreError> {
+        todo!()
+    }
+
     /// Deletes the lease rows that ran out, so that their owners can never renew them; returns
     /// them. What those nodes held is now abandoned.
     pub async fn bury_dead_nodes(&self) -> Result<Vec<NodeId>, StoreError> {
