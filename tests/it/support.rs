@@ -1,3 +1,7 @@
 //! What tests share.
+#![allow(dead_code, reason = "not every test uses everything")]
 
+pub mod app;
 pub mod backend;
+pub mod eventually;
+pub mod model;
