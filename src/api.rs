@@ -1,8 +1,10 @@
 //! The HTTP interface: a table of routes and the layers around them.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tracing::error;
 
 use crate::{
     catalog::Catalog, config::Config, oplog::OpLogger, permits::Permits, storage::Storage, store::Store, wake::Wake,
@@ -32,4 +34,13 @@ pub struct ApiState {
 /// Every route, with its layers.
 pub fn router(_state: ApiState) -> axum::Router {
     todo!()
+}
+
+/// Serves until `stop`, then lets requests under way end.
+pub async fn serve(listener: TcpListener, state: ApiState, stop: CancellationToken) {
+    let service = router(state).into_make_service_with_connect_info::<SocketAddr>();
+    let served = axum::serve(listener, service).with_graceful_shutdown(async move { stop.cancelled().await }).await;
+    if let Err(error) = served {
+        error!(%error, "the http server failed");
+    }
 }

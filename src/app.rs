@@ -105,7 +105,7 @@ impl App {
             oplog,
             stopping: stopping.clone(),
         };
-        parts.push(part("http server", |stop| serve(listener, state, stop)));
+        parts.push(part("http server", |stop| api::serve(listener, state, stop)));
         parts.reverse();
         info!(%address, "listening");
         Ok(App { address, stopping, parts, grace, store })
@@ -159,14 +159,6 @@ async fn start_worker(parts: worker::Parts, config: &Config) -> anyhow::Result<P
     let part = part("worker", |stop| worker.run(stop, announce));
     is_ready.await.context("the worker did not start")?;
     Ok(part)
-}
-
-async fn serve(listener: TcpListener, state: ApiState, stop: CancellationToken) {
-    let service = api::router(state).into_make_service_with_connect_info::<SocketAddr>();
-    let served = axum::serve(listener, service).with_graceful_shutdown(async move { stop.cancelled().await }).await;
-    if let Err(error) = served {
-        warn!(%error, "the http server failed");
-    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the one place that spawns long-lived tasks")]

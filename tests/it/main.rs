@@ -4,3 +4,4 @@
 mod crash;
 mod lifecycle;
 mod support;
+mod tidy;
