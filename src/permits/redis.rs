@@ -48,7 +48,7 @@ const BATCH: usize = 500;
 
 /// Members waiting to be given back while Redis is away. More than this are left to expire: the
 /// first ones are those Redis knows of, later ones were granted without it.
-const MAX_RETURNED: usize = 100_000;
+const MAX_RETURNED: usize = 20_000;
 
 /// The gate of one node; cheap to clone.
 #[derive(Clone)]
@@ -128,7 +128,7 @@ enum Trouble {
 impl RedisPermits {
     pub(super) fn open(config: &config::Redis, ttl: Duration) -> Result<RedisPermits, String> {
         let client = redis::Client::open(config.url.as_str())
-            .map_err(|error| format!("redis.url cannot be read, it should look like redis://host:6379/0: {error}"))?;
+            .map_err(|error| format!("cannot be read, it should look like redis://host:6379/0: {error}"))?;
         let link = Link {
             client,
             acquire: Script::new(include_str!("acquire.lua")),
@@ -145,7 +145,7 @@ impl RedisPermits {
         if asks.is_empty() {
             return Vec::new();
         }
-        if let Some(granted) = self.gate.insist(async || self.ask(asks).await).await {
+        if let Some(granted) = self.gate.insist(|| self.ask(asks)).await {
             return granted;
         }
         let nothing = || asks.iter().map(|_| Vec::new()).collect();
@@ -189,7 +189,7 @@ impl RedisPermits {
             return Ok(granted);
         }
         let mut calls = redis::pipe();
-        let returned = gate.state().returned.iter().copied().collect::<Vec<_>>();
+        let returned: Vec<(u64, Place)> = gate.state().returned.iter().copied().collect();
         gate.keys.add_returns(&mut calls, &returned);
         let offers: Vec<Offer<'_>> = asks.iter().map(|ask| gate.offer(ask)).collect();
         for (offer, ask) in offers.iter().zip(asks) {
@@ -202,38 +202,12 @@ impl RedisPermits {
 
     /// Tells Redis what was given back.
     async fn flush(&self) {
-        let gate = &self.gate;
-        gate.insist(async || {
-            loop {
-                let mut link = gate.link.lock().await;
-                let returned = gate.state().returned.iter().take(BATCH).copied().collect::<Vec<_>>();
-                if returned.is_empty() {
-                    return Ok(());
-                }
-                let mut calls = redis::pipe();
-                gate.keys.add_returns(&mut calls, &returned);
-                link.query::<()>(&calls).await?;
-                gate.state().returned.drain(..returned.len());
-            }
-        })
-        .await;
+        self.gate.insist(|| self.gate.give_all_back()).await;
     }
 
     /// Adds every permit that is out again, whatever Redis knows.
     async fn renew(&self) {
-        let gate = &self.gate;
-        gate.insist(async || {
-            let mut from = 0;
-            loop {
-                // The lock is let go between batches, so that asks get their turn.
-                let mut link = gate.link.lock().await;
-                match gate.register(&mut link, from).await? {
-                    Some(next) => from = next,
-                    None => return Ok(()),
-                }
-            }
-        })
-        .await;
+        self.gate.insist(|| self.gate.register_all()).await;
     }
 
     /// Closes the breaker if Redis is back, but not before it knows every permit that is out.
@@ -283,7 +257,7 @@ impl Gate {
     }
 
     /// Runs an errand until it works, the breaker opens, or its tries are used up.
-    async fn insist<T>(&self, errand: impl AsyncFn() -> Result<T, Trouble>) -> Option<T> {
+    async fn insist<T, F: Future<Output = Result<T, Trouble>>>(&self, errand: impl Fn() -> F) -> Option<T> {
         for _ in 0..TRIES {
             if self.is_open() {
                 return None;
@@ -340,6 +314,32 @@ impl Gate {
         }
         drop(state);
         self.stirred.notify_one();
+    }
+
+    async fn give_all_back(&self) -> Result<(), Trouble> {
+        loop {
+            let mut link = self.link.lock().await;
+            let returned: Vec<(u64, Place)> = self.state().returned.iter().take(BATCH).copied().collect();
+            if returned.is_empty() {
+                return Ok(());
+            }
+            let mut calls = redis::pipe();
+            self.keys.add_returns(&mut calls, &returned);
+            link.query::<()>(&calls).await?;
+            self.state().returned.drain(..returned.len());
+        }
+    }
+
+    async fn register_all(&self) -> Result<(), Trouble> {
+        let mut from = 0;
+        loop {
+            // The lock is let go between batches, so that asks get their turn.
+            let mut link = self.link.lock().await;
+            match self.register(&mut link, from).await? {
+                Some(next) => from = next,
+                None => return Ok(()),
+            }
+        }
     }
 
     /// Adds one batch of the living again, from that sequence number on, and says where the next
@@ -458,7 +458,7 @@ impl Keys {
         }
     }
 
-    /// A write, because Redis that is full or read-only answers a PING just as well.
+    /// A write, because Redis that is full or a mere replica answers a PING just as well.
     fn probe(&self) -> Pipeline {
         let mut calls = redis::pipe();
         calls.cmd("SET").arg(format!("{}sem:probe", self.prefix)).arg(&self.epoch).arg("PX").arg(1000);

@@ -48,7 +48,7 @@ struct Outage {
 impl RedisWake {
     pub(super) fn open(config: &config::Redis) -> Result<RedisWake, String> {
         let client = Client::open(config.url.as_str())
-            .map_err(|error| format!("redis.url cannot be read, it should look like redis://host:6379/0: {error}"))?;
+            .map_err(|error| format!("cannot be read, it should look like redis://host:6379/0: {error}"))?;
         let channel = format!("{}wake", config.key_prefix);
         Ok(RedisWake { client, channel, sender: clock::token(), outbox: Tray::default() })
     }
