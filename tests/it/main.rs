@@ -1,7 +1,16 @@
 //! One test binary. Servers come from the environment (`tests/run.sh` starts them).
-#![allow(missing_docs, clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "tests"
+)]
 
 mod crash;
 mod lifecycle;
+mod permits;
 mod support;
 mod tidy;
+mod wake;

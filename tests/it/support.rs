@@ -5,3 +5,4 @@ pub mod app;
 pub mod backend;
 pub mod eventually;
 pub mod model;
+pub mod redis;
