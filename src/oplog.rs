@@ -3,6 +3,7 @@
 //! It never fails or slows a call: rows go into a bounded channel, and what does not fit is
 //! dropped and counted.
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
@@ -47,6 +48,44 @@ pub struct OpLog {
     pub response_payload: Option<String>,
 }
 
+/// One changing call as the API saw it: an [`OpLog`] whose bodies are still raw. The writer masks
+/// and shortens them, so that no caller waits for that.
+#[derive(Debug, Clone)]
+pub struct OpRecord {
+    /// See [`OpLog::tenant`].
+    pub tenant: TenantId,
+    /// See [`OpLog::creator`].
+    pub creator: String,
+    /// See [`OpLog::created_at`].
+    pub created_at: DateTime<Utc>,
+    /// See [`OpLog::ip`].
+    pub ip: String,
+    /// See [`OpLog::user_agent`].
+    pub user_agent: String,
+    /// See [`OpLog::api_path`].
+    pub api_path: String,
+    /// See [`OpLog::http_method`].
+    pub http_method: String,
+    /// See [`OpLog::biz_name`].
+    pub biz_name: String,
+    /// See [`OpLog::model_name`].
+    pub model_name: String,
+    /// See [`OpLog::task_id`].
+    pub task_id: String,
+    /// See [`OpLog::op_type`].
+    pub op_type: String,
+    /// See [`OpLog::success`].
+    pub success: bool,
+    /// See [`OpLog::error_msg`].
+    pub error_msg: String,
+    /// See [`OpLog::cost_ms`].
+    pub cost_ms: i64,
+    /// The request's body as it came in (or its query as JSON); empty if there was none.
+    pub request: Bytes,
+    /// The answer's body as it went out; empty if there was none.
+    pub response: Bytes,
+}
+
 /// Where rows are handed in; cheap to clone.
 #[derive(Clone)]
 pub struct OpLogger {
@@ -66,8 +105,8 @@ pub fn channel() -> (OpLogger, OpLogWriter) {
 }
 
 impl OpLogger {
-    /// Hands a row in; drops and counts it where the writer cannot keep up.
-    pub fn record(&self, _row: OpLog) {
+    /// Hands a call in; drops and counts it where the writer cannot keep up. Never waits.
+    pub fn record(&self, _record: OpRecord) {
         todo!()
     }
 
