@@ -544,7 +544,7 @@ mod tests {
 
     #[test]
     fn what_only_resembles_a_secret_is_kept() {
-        let body = r#"{"max_tokens":5,"tokenizer":"bpe","secrets":[1]}"#;
+        let body = r#"{"max_tokens":5,"secrets":[1],"tokenizer":"bpe"}"#;
         assert_eq!(masked(body), body);
     }
 

@@ -1,4 +1,4 @@
 //! What tests share.
 
 pub mod backend;
-pub mod raw;
+pub(crate) mod raw;

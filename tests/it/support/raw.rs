@@ -9,13 +9,13 @@ use sqlx::{
 use super::backend::TestDb;
 
 /// A connection of its own to the test's database.
-pub enum Raw {
+pub(crate) enum Raw {
     Postgres(PgConnection),
     Sqlite(SqliteConnection),
 }
 
 impl Raw {
-    pub async fn connect(db: &TestDb) -> Raw {
+    pub(crate) async fn connect(db: &TestDb) -> Raw {
         match &db.config {
             Database::Postgres { url, .. } => Raw::Postgres(PgConnection::connect(url).await.unwrap()),
             Database::Sqlite { path } => {
@@ -25,7 +25,7 @@ impl Raw {
     }
 
     /// Runs a statement.
-    pub async fn execute(&mut self, statement: impl Into<String>) {
+    pub(crate) async fn execute(&mut self, statement: impl Into<String>) {
         let statement = AssertSqlSafe(statement.into());
         match self {
             Raw::Postgres(connection) => drop(connection.execute(statement).await.unwrap()),
@@ -34,7 +34,7 @@ impl Raw {
     }
 
     /// The one text column of a query.
-    pub async fn texts(&mut self, query: impl Into<String>) -> Vec<String> {
+    pub(crate) async fn texts(&mut self, query: impl Into<String>) -> Vec<String> {
         let query = AssertSqlSafe(query.into());
         match self {
             Raw::Postgres(connection) => sqlx::query_scalar(query).fetch_all(connection).await.unwrap(),
