@@ -11,6 +11,8 @@
 mod crash;
 mod lifecycle;
 mod permits;
+mod migrations;
+mod store;
 mod support;
 mod tidy;
 mod wake;

@@ -6,3 +6,4 @@ pub mod backend;
 pub mod eventually;
 pub mod model;
 pub mod redis;
+pub mod raw;
