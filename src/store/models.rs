@@ -126,7 +126,7 @@ impl Store {
         user: &str,
         spec: &ModelSpec,
     ) -> Result<ModelChanged, StoreError> {
-        let api_key = self.vault.seal(&spec.api_key.written());
+        let api_key = self.vault.seal(&spec.api_key.written())?;
         let inserted: sqlx::Result<i64> = on_each!(&self.backend, write pool => {
             bind_spec!(sqlx::query_scalar(INSERT), spec, &api_key)
                 .bind(tenant.0)
@@ -172,7 +172,7 @@ impl Store {
                 Ok(spec) => spec,
                 Err(refusal) => return Ok(Err(refusal)),
             };
-            let updated = bind_spec!(sqlx::query(UPDATE), spec, self.vault.seal(&spec.api_key.written()))
+            let updated = bind_spec!(sqlx::query(UPDATE), spec, self.vault.seal(&spec.api_key.written())?)
                 .bind(user)
                 .bind(Stamp(clock::now()))
                 .bind(id.0)
