@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use crate::{
+    clock,
     config::{Config, OssKind},
     spool::{Parked, ReadError},
     task::{CallerHeaders, TaskId, lifecycle::StoredFile},
@@ -169,6 +170,11 @@ fn checked_key(key: &str) -> Result<&str, StorageError> {
 /// A URL to which paths can be appended.
 fn base(url: &Url) -> String {
     url.as_str().trim_end_matches('/').to_owned()
+}
+
+/// The moment that is `limit` from now.
+fn deadline(limit: Duration) -> Instant {
+    Instant::from_std(clock::tick()) + limit
 }
 
 /// Gives up on `work` at the deadline.

@@ -8,10 +8,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{task::spawn_blocking, time::Instant};
+use tokio::task::spawn_blocking;
 use url::Url;
 
-use super::{PING_TIMEOUT, Placed, StorageError, base, by, checked_key, object_key};
+use super::{PING_TIMEOUT, Placed, StorageError, base, by, checked_key, deadline, object_key};
 use crate::{
     clock,
     spool::{Parked, ReadError},
@@ -43,7 +43,7 @@ impl FsStorage {
         let key = object_key(parked);
         let placing = Placing { root: Arc::clone(&self.folder), parked: parked.path.clone(), size: parked.size };
         let target = self.folder.join(&key);
-        by(Instant::now() + self.timeout, blocking(move || placing.run(&target))).await?;
+        by(deadline(self.timeout), blocking(move || placing.run(&target))).await?;
         Ok(Placed { url: format!("{}/file/{key}", self.public_url), key })
     }
 
@@ -53,7 +53,7 @@ impl FsStorage {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result.map_err(|error| failed("delete the file", &error)),
         };
-        by(Instant::now() + self.timeout, blocking(delete)).await
+        by(deadline(self.timeout), blocking(delete)).await
     }
 
     pub(super) async fn ping(&self) -> Result<(), StorageError> {
@@ -63,7 +63,7 @@ impl FsStorage {
             Ok(_) => Err(StorageError::new("oss.path is not a folder")),
             Err(error) => Err(failed("find the folder oss.path", &error)),
         };
-        by(Instant::now() + PING_TIMEOUT, blocking(look)).await
+        by(deadline(PING_TIMEOUT), blocking(look)).await
     }
 }
 

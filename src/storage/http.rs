@@ -9,13 +9,10 @@ use reqwest::{
     redirect,
 };
 use serde_json::Value;
-use tokio::{
-    net::TcpStream,
-    time::{Instant, timeout},
-};
+use tokio::{net::TcpStream, time::timeout};
 use url::Url;
 
-use super::{Placed, StorageError, by, excerpt};
+use super::{Placed, StorageError, by, deadline, excerpt};
 use crate::{
     clock,
     spool::{Parked, ReadError, file_type},
@@ -70,7 +67,7 @@ impl HttpStorage {
     }
 
     pub(super) async fn put(&self, parked: &Parked, headers: &CallerHeaders) -> Result<Placed, StorageError> {
-        let deadline = Instant::now() + self.timeout;
+        let deadline = deadline(self.timeout);
         let url = by(deadline, self.post(parked, headers)).await?;
         Ok(Placed { url, key: String::new() })
     }
