@@ -15,7 +15,10 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Write},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -56,6 +59,8 @@ struct Inner {
     folder: PathBuf,
     /// Open, and so locked, until the process ends.
     _lock: File,
+    /// The last round of taking over left a folder behind, which is logged when it begins.
+    stuck: AtomicBool,
 }
 
 /// A result that is being written. Dropped unfinished, its file is deleted.
@@ -121,7 +126,9 @@ impl Spool {
         fs::create_dir(&unlocked)?;
         let lock = try_lock(&unlocked)?.ok_or_else(|| io::Error::other("the new spool folder is locked already"))?;
         fs::rename(&unlocked, &folder)?;
-        Ok(Spool { inner: Arc::new(Inner { root: dir.to_owned(), folder, _lock: lock }) })
+        Ok(Spool {
+            inner: Arc::new(Inner { root: dir.to_owned(), folder, _lock: lock, stuck: AtomicBool::new(false) }),
+        })
     }
 
     /// Begins a result. No file is made before bytes come.
@@ -171,7 +178,7 @@ impl Spool {
     ///
     /// # Errors
     /// Where `worker.tmpDir` cannot be read. A dead process's folder that cannot be cleared is
-    /// logged and tried again with the next call.
+    /// logged when that begins, and tried again with the next call.
     pub async fn take_over(&self) -> io::Result<Vec<Parked>> {
         let inner = Arc::clone(&self.inner);
         blocking(move || inner.take_over()).await
@@ -181,6 +188,7 @@ impl Spool {
 impl Inner {
     fn take_over(&self) -> io::Result<Vec<Parked>> {
         let mut taken = Vec::new();
+        let mut trouble = None;
         for entry in fs::read_dir(&self.root)? {
             let folder = entry?.path();
             if folder == self.folder || !is_incarnation(&folder) {
@@ -189,9 +197,13 @@ impl Inner {
             match self.clear(&folder, &mut taken) {
                 // Another process was faster.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => warn!(%error, "could not take over what a dead process left in worker.tmpDir"),
+                Err(error) => trouble = Some(error),
                 Ok(()) => {}
             }
+        }
+        let was_stuck = self.stuck.swap(trouble.is_some(), Ordering::Relaxed);
+        if let Some(error) = trouble.filter(|_| !was_stuck) {
+            warn!(%error, "cannot take over all that dead processes left in worker.tmpDir, trying again");
         }
         Ok(taken)
     }
