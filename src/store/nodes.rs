@@ -27,6 +27,8 @@ const RENEW_SQLITE: &str = "UPDATE asynch_node SET lease_until = $2 WHERE node =
 
 const REMOVE: &str = "DELETE FROM asynch_node WHERE node = $1";
 
+const REMOVE_ALL: &str = "DELETE FROM asynch_node";
+
 const BURY_POSTGRES: &str = "DELETE FROM asynch_node WHERE lease_until < now() RETURNING node";
 
 const BURY_SQLITE: &str = "DELETE FROM asynch_node WHERE lease_until < $1 RETURNING node";
@@ -80,8 +82,12 @@ impl Store {
     }
 
     /// Deletes every lease row: for an embedded store at boot, whose lock says that nobody else is.
+    ///
+    /// # Errors
+    /// Where the database is out of reach.
     pub async fn bury_every_node(&self) -> Result<(), StoreError> {
-        todo!()
+        on_each!(&self.backend, write pool => { sqlx::query(REMOVE_ALL).execute(pool).await?; });
+        Ok(())
     }
 
     /// Deletes the lease rows that ran out, so that their owners can never renew them; returns

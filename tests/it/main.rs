@@ -10,8 +10,10 @@
 
 mod crash;
 mod lifecycle;
-mod permits;
 mod migrations;
+mod permits;
+mod spool;
+mod storage;
 mod store;
 mod support;
 mod tidy;
