@@ -33,3 +33,8 @@ pub struct ApiState {
 pub fn router(_state: ApiState) -> axum::Router {
     todo!()
 }
+
+/// The description of the HTTP interface.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    todo!()
+}

@@ -8,6 +8,7 @@ pub mod cleaner;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod logging;
 pub mod model;
 pub mod oplog;
 pub mod periodic;
