@@ -35,7 +35,7 @@ Exit codes: 0 done, 1 failed, 2 the command line or the configuration is wrong."
 /// results, and hands them out in batches. Without configuration it serves on 127.0.0.1:8080 and
 /// keeps everything under ./data.
 #[derive(Debug, Parser)]
-#[command(name = "model-asynch", version, after_help = EXAMPLES, max_term_width = 100)]
+#[command(name = "model-asynch", version, after_help = EXAMPLES, verbatim_doc_comment)]
 pub struct Cli {
     /// Configuration file [default: config.yml, where there is one]
     #[arg(long, global = true, value_name = "FILE")]

@@ -1,4 +1,13 @@
 //! One test binary. Servers come from the environment (`tests/run.sh` starts them).
-#![allow(missing_docs, clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "tests"
+)]
 
+mod cli;
+mod config;
 mod support;
