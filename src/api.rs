@@ -44,3 +44,8 @@ pub async fn serve(listener: TcpListener, state: ApiState, stop: CancellationTok
         error!(%error, "the http server failed");
     }
 }
+
+/// The description of the HTTP interface.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    todo!()
+}
