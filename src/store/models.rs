@@ -1,8 +1,9 @@
 //! The verbs on models.
 
-use super::{Listing, Page, Store, StoreError};
+use super::{Listing, Page, Store, StoreError, row::Columns};
 use crate::{
-    model::{Model, ModelSpec},
+    model::{HttpMethod, Model, ModelSpec, headers::Headers},
+    secrets::Vault,
     task::{ModelId, TenantId},
 };
 
@@ -72,4 +73,42 @@ impl Store {
     ) -> Result<Listing<Model>, StoreError> {
         todo!()
     }
+}
+
+/// The columns that [`read_model`] reads.
+pub(super) const MODEL_COLUMNS: &str = "id, tenant_id, creator, updater, created_at, updated_at, model_name, base_url, \
+     route, http_method, api_key, enabled, max_concurrency, total_concurrency, queue_limit, timeout_seconds, \
+     retry_times, retry_queue_max_seconds, auto_clean_seconds, remark, shared";
+
+/// Reads [`MODEL_COLUMNS`].
+pub(super) fn read_model(row: &impl Columns, vault: &Vault) -> Result<Model, StoreError> {
+    let method = row.text("http_method")?;
+    let api_key = vault.open(&row.text("api_key")?).map_err(|error| StoreError::Broken(error.to_string()))?;
+    Ok(Model {
+        id: ModelId(row.big("id")?),
+        tenant: TenantId(row.big("tenant_id")?),
+        creator: row.text("creator")?,
+        updater: row.text("updater")?,
+        created_at: row.time("created_at")?,
+        updated_at: row.time("updated_at")?,
+        spec: ModelSpec {
+            model_name: row.text("model_name")?,
+            base_url: row.text("base_url")?,
+            route: row.text("route")?,
+            http_method: HttpMethod::from_word(&method)
+                .ok_or_else(|| StoreError::Broken(format!("a model has the unknown method {method}")))?,
+            api_key: Headers::parse(&api_key)
+                .map_err(|error| StoreError::Broken(format!("a model's stored apiKey {error}")))?,
+            enabled: row.small("enabled")? != 0,
+            max_concurrency: row.int("max_concurrency")?,
+            total_concurrency: row.int("total_concurrency")?,
+            queue_limit: row.int("queue_limit")?,
+            timeout_seconds: row.int("timeout_seconds")?,
+            retry_times: row.int("retry_times")?,
+            retry_queue_max_seconds: row.int("retry_queue_max_seconds")?,
+            auto_clean_seconds: row.int("auto_clean_seconds")?,
+            remark: row.text("remark")?,
+            shared: row.small("shared")? != 0,
+        },
+    })
 }
