@@ -47,6 +47,43 @@ pub struct OpLog {
     pub response_payload: Option<String>,
 }
 
+/// A call as the API saw it, before it becomes a row.
+#[derive(Debug, Clone)]
+pub struct OpRecord {
+    /// See [`OpLog::tenant`].
+    pub tenant: TenantId,
+    /// See [`OpLog::creator`].
+    pub creator: String,
+    /// See [`OpLog::created_at`].
+    pub created_at: DateTime<Utc>,
+    /// See [`OpLog::ip`].
+    pub ip: String,
+    /// See [`OpLog::user_agent`].
+    pub user_agent: String,
+    /// See [`OpLog::api_path`].
+    pub api_path: String,
+    /// See [`OpLog::http_method`].
+    pub http_method: String,
+    /// See [`OpLog::biz_name`].
+    pub biz_name: String,
+    /// See [`OpLog::model_name`].
+    pub model_name: String,
+    /// See [`OpLog::task_id`].
+    pub task_id: String,
+    /// See [`OpLog::op_type`].
+    pub op_type: String,
+    /// See [`OpLog::success`].
+    pub success: bool,
+    /// See [`OpLog::error_msg`].
+    pub error_msg: String,
+    /// See [`OpLog::cost_ms`].
+    pub cost_ms: i64,
+    /// The request's body as it came in (or its query as JSON); empty if there was none.
+    pub request: bytes::Bytes,
+    /// The answer's body as it went out; empty if there was none.
+    pub response: bytes::Bytes,
+}
+
 /// Where rows are handed in; cheap to clone.
 #[derive(Clone)]
 pub struct OpLogger {
@@ -67,7 +104,7 @@ pub fn channel() -> (OpLogger, OpLogWriter) {
 
 impl OpLogger {
     /// Hands a row in; drops and counts it where the writer cannot keep up.
-    pub fn record(&self, _row: OpLog) {
+    pub fn record(&self, _record: OpRecord) {
         todo!()
     }
 

@@ -4,6 +4,8 @@ pub mod fs;
 pub mod http;
 pub mod s3;
 
+use std::path::PathBuf;
+
 use crate::{
     config::Config,
     spool::Parked,
@@ -66,6 +68,12 @@ impl Storage {
     /// # Errors
     /// See [`StorageError`].
     pub async fn ping(&self) -> Result<(), StorageError> {
+        todo!()
+    }
+
+    /// The folder whose files the service itself serves below `/file/`; `None` where another
+    /// service does.
+    pub fn served_folder(&self) -> Option<PathBuf> {
         todo!()
     }
 }
