@@ -247,6 +247,8 @@ mod tests {
             assert!(allow.contains("POST") && allow.contains("GET"), "{allow}");
             let wrong = refusal(client.delete(format!("{base}/echo"))).await;
             assert_eq!(wrong, refused(405, "method_not_allowed", None));
+            let head = client.head(format!("{base}/nowhere")).send().await.unwrap();
+            assert_eq!((head.status().as_u16(), head.text().await.unwrap().as_str()), (404, ""));
             let (status, body) = answer(client.post(format!("{base}/panic"))).await;
             assert_eq!((status, &body["code"]), (500, &json!(50)));
             assert!(!body.to_string().contains("secret plans"));

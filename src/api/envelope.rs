@@ -16,7 +16,7 @@ pub(crate) type Answer<T> = Result<Envelope<T>, ApiError>;
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Envelope<T> {
     /// Always 0; a failure has another number.
-    #[schema(example = 0)]
+    #[schema(minimum = 0, maximum = 0, example = 0)]
     code: u16,
     /// Always `OK`.
     #[schema(example = "OK")]

@@ -11,7 +11,10 @@ use axum::{
 };
 use bytes::Bytes;
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::{
+    ToSchema,
+    openapi::schema::{ObjectBuilder, Type},
+};
 
 use super::exchange::RequestId;
 use crate::{caller::ForeignTenant, model::FieldError, store::StoreError};
@@ -77,7 +80,7 @@ pub(crate) struct Failure {
     #[schema(example = "modelName is required: 1 to 128 characters")]
     message: String,
     /// Always null.
-    #[schema(value_type = Option<Object>)]
+    #[schema(schema_with = nothing)]
     data: (),
     /// What a program can act on.
     error: Fault,
@@ -390,6 +393,11 @@ impl From<ForeignTenant> for ApiError {
         let message = "tenantId is not your own, and only an admin may act for another tenant";
         ApiError { field: Some("tenantId".to_owned()), ..ApiError::new(Kind::Forbidden, message) }
     }
+}
+
+/// The type of `null`, for the OpenAPI document.
+fn nothing() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::Null)
 }
 
 #[cfg(test)]

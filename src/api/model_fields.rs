@@ -8,11 +8,11 @@ use utoipa::{
     PartialSchema, ToSchema,
     openapi::{
         RefOr, Schema,
-        schema::{ObjectBuilder, Type},
+        schema::{ObjectBuilder, SchemaType, Type},
     },
 };
 
-use super::wire::Id;
+use super::wire::id_asked;
 use crate::model::{MAX_NAME, MAX_REMARK, MAX_URL, headers};
 
 /// The body of createModel.
@@ -101,16 +101,24 @@ fn fields() -> [Field; 15] {
 }
 
 impl Field {
-    fn schema(&self) -> ObjectBuilder {
+    /// A field that may be absent may be null as well, which means the same.
+    fn schema(&self, may_be_absent: bool) -> ObjectBuilder {
+        let null = may_be_absent.then_some(Type::Null);
+        let or_null = |kind| SchemaType::from_iter(std::iter::once(kind).chain(null));
         let schema = ObjectBuilder::new().description(Some(self.text));
         match self.rule {
             Rule::Text(least, most) => {
                 let least = Some(least).filter(|least| *least > 0);
-                schema.schema_type(Type::String).min_length(least).max_length(Some(most))
+                schema.schema_type(or_null(Type::String)).min_length(least).max_length(Some(most))
             }
-            Rule::Word(words) => schema.schema_type(Type::String).enum_values(Some(words.iter().copied())),
-            Rule::Number(least, most) => schema.schema_type(Type::Integer).minimum(Some(least)).maximum(Some(most)),
-            Rule::Flag => schema.schema_type(Type::Boolean),
+            Rule::Word(words) => {
+                let words = words.iter().map(|word| json!(word)).chain(may_be_absent.then_some(Value::Null));
+                schema.schema_type(or_null(Type::String)).enum_values(Some(words))
+            }
+            Rule::Number(least, most) => {
+                schema.schema_type(or_null(Type::Integer)).minimum(Some(least)).maximum(Some(most))
+            }
+            Rule::Flag => schema.schema_type(or_null(Type::Boolean)),
         }
     }
 }
@@ -123,7 +131,8 @@ impl PartialSchema for CreateModel {
         });
         let body = ObjectBuilder::new().description(Some("A model to register.")).examples([example]);
         let body = fields().into_iter().fold(body, |body, field| {
-            let body = body.property(field.name, field.schema().default(field.default.clone()));
+            let schema = field.schema(field.default.is_some());
+            let body = body.property(field.name, schema.default(field.default.clone()));
             if field.default.is_none() { body.required(field.name) } else { body }
         });
         body.into()
@@ -135,9 +144,9 @@ impl PartialSchema for UpdateModel {
         let body = ObjectBuilder::new()
             .description(Some("What to change of a model; what is absent stays as it is."))
             .examples([json!({"id": "3", "maxConcurrency": 8, "enabled": 1})])
-            .property("id", Id::schema())
+            .property("id", id_asked())
             .required("id");
-        fields().into_iter().fold(body, |body, field| body.property(field.name, field.schema())).into()
+        fields().into_iter().fold(body, |body, field| body.property(field.name, field.schema(true))).into()
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
     error::ApiError,
     model_fields::{CreateModel, UpdateModel},
     request::Ask,
-    wire::{Id, PageAsk, Time, filter},
+    wire::{Id, PageAsk, Time, filter, id_asked},
 };
 use crate::{
     model::{MAX_NAME, Model, ModelPatch, ModelSpec},
@@ -26,7 +26,8 @@ use crate::{
 #[schema(example = json!({"id": "3"}))]
 pub(crate) struct ModelById {
     /// The model's id.
-    #[param(value_type = String, example = "3")]
+    #[schema(schema_with = id_asked)]
+    #[param(schema_with = id_asked)]
     id: Id,
 }
 
@@ -52,7 +53,7 @@ pub(crate) struct CreatedModel {
 /// A model as registered.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-#[schema(title = "Model", example = json!({
+#[schema(as = Model, example = json!({
     "id": "3", "tenantId": "7", "creator": "ann", "updater": "ann",
     "createdAt": "2026-11-22T03:04:05.678Z", "updatedAt": "2026-11-22T03:04:05.678Z",
     "modelName": "tts", "baseUrl": "http://tts.internal:9000", "route": "/v1/speak", "httpMethod": "POST",
@@ -119,7 +120,7 @@ pub(crate) async fn create_model(
 ) -> Answer<CreatedModel> {
     let spec = ModelSpec::create(&fields, caller.tenant)?;
     notes.model(&spec.model_name);
-    let id = stored(api.store.create_model(caller.tenant, &caller.user, &spec).await?)?;
+    let id = stored(&api.store.create_model(caller.tenant, &caller.user, &spec).await?)?;
     api.catalog.forget();
     envelope::ok(CreatedModel { id: id.into() })
 }
@@ -143,7 +144,7 @@ pub(crate) async fn update_model(
         notes.model(&model.spec.model_name);
         model.spec.patched(&fields, caller.tenant)
     };
-    stored(api.store.update_model(caller.tenant, ModelId(id.0), &caller.user, change).await??)?;
+    stored(&api.store.update_model(caller.tenant, ModelId(id.0), &caller.user, change).await??)?;
     api.catalog.forget();
     envelope::ok(Done {})
 }
@@ -163,7 +164,7 @@ pub(crate) async fn delete_model(
 ) -> Answer<Done> {
     let model = api.store.model(caller.tenant, ModelId(id.0)).await?.ok_or_else(ApiError::no_such_model)?;
     notes.model(&model.spec.model_name);
-    stored(api.store.delete_model(caller.tenant, model.id, &caller.user).await?)?;
+    stored(&api.store.delete_model(caller.tenant, model.id, &caller.user).await?)?;
     api.catalog.forget();
     envelope::ok(Done {})
 }
@@ -211,9 +212,9 @@ pub(crate) async fn list_model(
     envelope::page(found.list.into_iter().map(ModelView::from).collect(), found.total)
 }
 
-fn stored(outcome: ModelChanged) -> Result<ModelId, ApiError> {
+fn stored(outcome: &ModelChanged) -> Result<ModelId, ApiError> {
     match outcome {
-        ModelChanged::Done(id) => Ok(id),
+        ModelChanged::Done(id) => Ok(*id),
         ModelChanged::NameTaken => Err(ApiError::name_taken()),
         ModelChanged::NotFound => Err(ApiError::no_such_model()),
     }
@@ -245,5 +246,44 @@ impl From<Model> for ModelView {
             remark: spec.remark,
             shared: spec.shared,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::{DateTime, Utc};
+    use serde_json::json;
+
+    use super::*;
+    use crate::task::TenantId;
+
+    #[test]
+    fn a_model_is_shown_with_its_ids_as_strings_and_its_key_masked() {
+        let patch = ModelPatch {
+            model_name: Some("tts".into()),
+            base_url: Some("http://m".into()),
+            api_key: Some("Authorization:Bearer secret".into()),
+            ..ModelPatch::default()
+        };
+        let model = Model {
+            id: ModelId(9_007_199_254_740_993),
+            tenant: TenantId(7),
+            creator: "ann".into(),
+            updater: "bob".into(),
+            created_at: DateTime::<Utc>::UNIX_EPOCH,
+            updated_at: DateTime::<Utc>::UNIX_EPOCH,
+            spec: ModelSpec::create(&patch, TenantId(7)).unwrap(),
+        };
+        assert_eq!(
+            serde_json::to_value(ModelView::from(model)).unwrap(),
+            json!({
+                "id": "9007199254740993", "tenantId": "7", "creator": "ann", "updater": "bob",
+                "createdAt": "1970-01-01T00:00:00.000Z", "updatedAt": "1970-01-01T00:00:00.000Z",
+                "modelName": "tts", "baseUrl": "http://m", "route": "", "httpMethod": "POST",
+                "apiKey": "Authorization:****", "enabled": 1, "maxConcurrency": 10, "totalConcurrency": 0,
+                "queueLimit": 1000, "timeoutSeconds": 60, "retryTimes": 0, "retryQueueMaxSeconds": 0,
+                "autoCleanSeconds": 86400, "remark": "", "shared": false
+            })
+        );
     }
 }

@@ -9,12 +9,12 @@ use axum::{
 };
 use bytes::Bytes;
 use utoipa::{
-    OpenApi as _, PartialSchema,
+    OpenApi as _,
     openapi::{
         self, ContentBuilder, Header, OpenApi, Ref, RefOr, Required, Schema,
         example::ExampleBuilder,
         path::{Operation, ParameterBuilder, ParameterIn, PathItem},
-        schema::{ObjectBuilder, Type},
+        schema::{ObjectBuilder, SchemaType, Type},
         security::{ApiKey, ApiKeyValue, SecurityRequirement, SecurityScheme},
     },
 };
@@ -22,7 +22,7 @@ use utoipa::{
 use super::{
     error::{ApiError, Failure, Kind},
     files, health, models, oplog, stats, tasks,
-    wire::Id,
+    wire::id_asked,
 };
 
 #[derive(utoipa::OpenApi)]
@@ -138,7 +138,7 @@ fn add_caller(operation: &mut Operation) {
         .parameter_in(ParameterIn::Query)
         .required(Required::False)
         .description(Some(TENANT_ID))
-        .schema(Some(Id::schema()));
+        .schema(Some(id_asked()));
     operation.parameters.get_or_insert_default().push(RefOr::T(tenant.build()));
     // Mode `anonymous` asks for nothing.
     let known = SecurityRequirement::new("userInfo", Vec::<String>::new());
@@ -191,8 +191,8 @@ fn retry_after() -> Header {
 }
 
 fn tenant_id() -> Schema {
-    let types = [Type::String, Type::Integer];
-    ObjectBuilder::new().schema_type(openapi::schema::SchemaType::from_iter(types)).description(Some(TENANT_ID)).into()
+    let kinds = [Type::String, Type::Integer, Type::Null];
+    id_asked().schema_type(SchemaType::from_iter(kinds)).description(Some(TENANT_ID)).into()
 }
 
 fn user_info() -> SecurityScheme {

@@ -42,7 +42,7 @@ pub(crate) struct ListOpLog {
 /// A changing call.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-#[schema(title = "OpLog", example = json!({
+#[schema(as = OpLog, example = json!({
     "id": "42", "tenantId": "7", "creator": "ann", "createdAt": "2026-11-22T03:04:05.678Z", "updater": "ann",
     "updatedAt": "2026-11-22T03:04:05.678Z", "ip": "203.0.113.7", "userAgent": "curl/8.5.0",
     "apiPath": "/task/createTask", "httpMethod": "POST", "bizName": "audiobook", "modelName": "tts",
@@ -87,10 +87,10 @@ pub(crate) struct OpLogView {
     /// How long the call took, in milliseconds.
     cost_ms: i64,
     /// What was sent, secrets masked.
-    #[schema(value_type = Option<serde_json::Value>)]
+    #[schema(required = true, value_type = Option<serde_json::Value>)]
     request_payload: Option<Box<RawValue>>,
     /// What was answered, secrets masked.
-    #[schema(value_type = Option<serde_json::Value>)]
+    #[schema(required = true, value_type = Option<serde_json::Value>)]
     response_payload: Option<Box<RawValue>>,
 }
 

@@ -44,7 +44,7 @@ pub(crate) struct ListModelStat {
 /// What one creator's calls of one model came to on one day.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-#[schema(title = "Stat", example = json!({
+#[schema(as = Stat, example = json!({
     "day": "2026-11-22", "tenantId": "7", "creator": "ann", "modelName": "tts", "requestCount": 12,
     "successCount": 11, "failureCount": 1, "totalSeconds": 18.25, "resultBytes": 576528,
     "createdAt": "2026-11-22T03:04:05.678Z", "updatedAt": "2026-11-22T09:10:11.121Z"

@@ -99,7 +99,7 @@ pub(crate) struct Batch {
 /// What became of a task.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-#[schema(title = "Result", example = json!({
+#[schema(as = Result, example = json!({
     "taskId": "019aa9a3-5d4e-7c3b-9a51-0f6f7f0f1c2d", "state": 2,
     "ossFile": "https://files.example.com/file/7/2026/11/22/5b1f0e6c.wav", "fileType": "wav", "fileSize": 48044,
     "errorMsg": ""
@@ -141,7 +141,7 @@ pub(crate) struct ListTask {
 /// A task.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-#[schema(title = "Task", example = json!({
+#[schema(as = Task, example = json!({
     "taskId": "019aa9a3-5d4e-7c3b-9a51-0f6f7f0f1c2d", "tenantId": "7", "creator": "ann", "modelName": "tts",
     "bizName": "audiobook", "state": 2, "phase": 0,
     "ossFile": "https://files.example.com/file/7/2026/11/22/5b1f0e6c.wav", "fileType": "wav", "fileSize": 48044,
@@ -179,17 +179,20 @@ pub(crate) struct TaskView {
     /// Reference to the input.
     input_ref: String,
     /// The payload, to the letter.
-    #[schema(value_type = Option<serde_json::Value>)]
+    #[schema(required = true, value_type = Option<serde_json::Value>)]
     request_payload: Option<Box<RawValue>>,
     /// When it was created.
     created_at: Time,
     /// Its place in the queue.
     enqueue_at: Time,
     /// When its latest attempt began.
+    #[schema(required = true)]
     started_at: Option<Time>,
     /// When it succeeded or failed for good.
+    #[schema(required = true)]
     finished_at: Option<Time>,
     /// When it will be purged.
+    #[schema(required = true)]
     expire_at: Option<Time>,
 }
 
@@ -389,5 +392,62 @@ impl TaskView {
             finished_at: task.finished_at.map(Time),
             expire_at: task.expire_at.map(Time),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use axum::http::HeaderValue;
+    use url::Url;
+
+    use super::*;
+
+    fn result(id: &str) -> (TaskId, ResultView) {
+        let view = ResultView {
+            task_id: id.to_owned(),
+            state: 2,
+            oss_file: String::new(),
+            file_type: String::new(),
+            file_size: 0,
+            error_msg: String::new(),
+        };
+        (id.parse().unwrap(), view)
+    }
+
+    #[test]
+    fn a_batch_answers_every_id_in_the_order_asked() {
+        let (a, b) = ("01970000-0000-7000-8000-00000000000a", "01970000-0000-7000-8000-00000000000b");
+        let unknown = "01970000-0000-7000-8000-00000000000c";
+        let found = HashMap::from([result(a), result(b)]);
+        let asked = [b, "nonsense", a, unknown, b, "nonsense"].map(str::to_owned).to_vec();
+        let batch = Batch::in_order(asked, &found);
+        let ids: Vec<&str> = batch.list.iter().map(|result| result.task_id.as_str()).collect();
+        assert_eq!(ids, [b, a, b]);
+        assert_eq!(batch.missing, ["nonsense", unknown, "nonsense"]);
+    }
+
+    #[test]
+    fn only_known_states_can_be_asked_for() {
+        assert_eq!(known_state(4), Ok(TaskState::PickedUp));
+        for number in [-1, 6, i64::MAX] {
+            assert!(known_state(number).is_err(), "{number}");
+        }
+    }
+
+    #[test]
+    fn headers_are_kept_for_a_file_service_only() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, HeaderValue::from_static("Bearer t"));
+        headers.insert(USER_INFO, HeaderValue::from_bytes("{\"userName\":\"王\"}".as_bytes()).unwrap());
+        let service = OssKind::Http { url: Url::parse("http://files").unwrap(), url_pointer: None };
+        let kept = kept_headers(&service, &headers).unwrap();
+        assert_eq!((kept.authorization.as_str(), kept.user_info.as_str()), ("Bearer t", "{\"userName\":\"王\"}"));
+        let folder = OssKind::Fs { path: PathBuf::from("files") };
+        assert!(kept_headers(&folder, &headers).unwrap().is_empty());
+        headers.insert(header::AUTHORIZATION, "x".repeat(MAX_KEPT_HEADER + 1).parse().unwrap());
+        assert!(kept_headers(&service, &headers).is_err());
+        assert!(kept_headers(&folder, &headers).is_ok());
     }
 }

@@ -4,8 +4,11 @@ use std::fmt;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Visitor};
-use serde_json::value::RawValue;
-use utoipa::ToSchema;
+use serde_json::{json, value::RawValue};
+use utoipa::{
+    ToSchema,
+    openapi::schema::{ObjectBuilder, SchemaType, Type},
+};
 
 use super::error::ApiError;
 use crate::{
@@ -22,7 +25,7 @@ const MAX_PAGE_SIZE: i64 = 1000;
 /// A 64-bit number: a string on the way out, since many JSON readers round above 2^53; a string or a
 /// number on the way in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
-#[schema(value_type = String, example = "7", pattern = "^-?[0-9]+$")]
+#[schema(value_type = String, example = "7", pattern = "^-?[0-9]{1,19}$")]
 pub(crate) struct Id(pub(crate) i64);
 
 /// A moment: RFC 3339 in UTC with milliseconds.
@@ -35,10 +38,10 @@ pub(crate) struct Time(pub(crate) DateTime<Utc>);
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PageAsk {
     /// The page, from 1.
-    #[schema(value_type = Option<i64>, default = 1, minimum = 1, example = 1)]
+    #[schema(schema_with = page_number)]
     page_num: Option<Id>,
     /// Rows on it.
-    #[schema(value_type = Option<i64>, default = 10, minimum = 1, maximum = 1000, example = 10)]
+    #[schema(schema_with = page_size)]
     page_size: Option<Id>,
 }
 
@@ -76,6 +79,30 @@ pub(crate) fn filter(field: &'static str, value: Option<String>, most: usize) ->
 /// taken) shows as null.
 pub(crate) fn raw_json(text: Option<String>) -> Option<Box<RawValue>> {
     text.and_then(|text| RawValue::from_string(text).ok())
+}
+
+/// An id on the way in, for the OpenAPI document.
+pub(crate) fn id_asked() -> ObjectBuilder {
+    ObjectBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::String, Type::Integer]))
+        .pattern(Some("^-?[0-9]{1,18}$"))
+        .examples([json!("7")])
+}
+
+fn page_number() -> ObjectBuilder {
+    number_asked("The page, from 1.", 1).minimum(Some(1))
+}
+
+fn page_size() -> ObjectBuilder {
+    number_asked("Rows on it.", DEFAULT_PAGE_SIZE).minimum(Some(1)).maximum(Some(MAX_PAGE_SIZE))
+}
+
+fn number_asked(description: &str, default: i64) -> ObjectBuilder {
+    ObjectBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::Integer, Type::String, Type::Null]))
+        .pattern(Some("^[0-9]{1,4}$"))
+        .description(Some(description))
+        .default(Some(json!(default)))
 }
 
 impl From<TenantId> for Id {
@@ -133,7 +160,7 @@ impl Serialize for Time {
 #[cfg(test)]
 mod tests {
     use chrono::TimeZone;
-    use serde_json::{from_str, json, to_value};
+    use serde_json::{from_str, to_value};
 
     use super::*;
 
