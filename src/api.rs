@@ -21,7 +21,7 @@ mod stats;
 mod tasks;
 mod wire;
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     Router,
@@ -29,8 +29,10 @@ use axum::{
     middleware::{from_fn, from_fn_with_state},
     routing::{MethodFilter, MethodRouter, on},
 };
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
+use tracing::error;
 
 pub use self::openapi::openapi;
 use self::{error::ApiError, request::Limits};
@@ -110,11 +112,20 @@ fn routes() -> Vec<Route> {
     ]
 }
 
-/// Every route, with its layers. Serve it with `into_make_service_with_connect_info`: the operation
-/// log wants to know where a call came from.
+/// Every route, with its layers.
 pub fn router(state: ApiState) -> Router {
     let table = routes().into_iter().fold(Router::new(), |table, route| table.route(route.path, route.layered(&state)));
     finished(table).with_state(state)
+}
+
+/// Serves until `stop`, then lets requests under way end.
+pub async fn serve(listener: TcpListener, state: ApiState, stop: CancellationToken) {
+    // The operation log wants to know where a call came from.
+    let service = router(state).into_make_service_with_connect_info::<SocketAddr>();
+    let served = axum::serve(listener, service).with_graceful_shutdown(async move { stop.cancelled().await }).await;
+    if let Err(error) = served {
+        error!(%error, "the http server failed");
+    }
 }
 
 /// What goes around all routes, and around the lack of one.
@@ -163,8 +174,6 @@ impl Route {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-
     use axum::routing::post;
     use serde::Deserialize;
     use serde_json::{Value, json};

@@ -1,14 +1,46 @@
 //! The composition root: builds the parts from the configuration, starts them, serves, and stops
 //! them in order. The only place that spawns long-lived tasks, and it joins all of them.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use crate::config::Config;
+use anyhow::Context as _;
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use url::Url;
+
+use crate::{
+    api::{self, ApiState},
+    catalog::Catalog,
+    cleaner::Cleaner,
+    config::Config,
+    oplog,
+    permits::Permits,
+    spool::Spool,
+    storage::Storage,
+    store::Store,
+    wake::Wake,
+    worker::{self, Worker},
+};
+
+/// How long a part may take to stop, besides what it is known to wait for.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A running service.
 pub struct App {
-    #[expect(dead_code)]
-    inner: (),
+    address: SocketAddr,
+    stopping: CancellationToken,
+    /// In the order in which they are stopped.
+    parts: Vec<Part>,
+    grace: Duration,
+    store: Store,
+}
+
+/// A long-lived task.
+struct Part {
+    name: &'static str,
+    stop: CancellationToken,
+    handle: JoinHandle<()>,
 }
 
 impl App {
@@ -16,23 +48,125 @@ impl App {
     ///
     /// # Errors
     /// The first part that could not be built, in words.
-    pub async fn start(_config: Config) -> anyhow::Result<App> {
-        todo!()
+    pub async fn start(config: Config) -> anyhow::Result<App> {
+        let listener = TcpListener::bind(config.server.address)
+            .await
+            .with_context(|| format!("server.address: cannot listen on {}", config.server.address))?;
+        let address = listener.local_addr()?;
+        let public_url = match &config.server.public_url {
+            Some(url) => url.clone(),
+            None => Url::parse(&format!("http://{address}"))?,
+        };
+        let storage = Storage::open(&config, &public_url).map_err(anyhow::Error::msg).context("oss")?;
+        let permits = Permits::open(config.redis.as_ref()).map_err(anyhow::Error::msg).context("redis.url")?;
+        let wake = Wake::open(config.redis.as_ref(), config.worker.enabled)
+            .map_err(anyhow::Error::msg)
+            .context("redis.url")?;
+        let spool = match config.worker.enabled {
+            true => Some(Spool::open(&config.worker.tmp_dir).context("worker.tmpDir: cannot make this node's folder")?),
+            false => None,
+        };
+        let (store, committers) = Store::open(&config.database, config.vault.clone()).await?;
+        let (oplog, oplog_writer) = oplog::channel();
+        let catalog = Catalog::new(store.clone());
+        let stopping = CancellationToken::new();
+
+        // The last to stop come first; reversed below.
+        let mut parts = vec![part("database writers", |stop| committers.run(stop))];
+        let log_store = store.clone();
+        parts.push(part("operation log", |stop| oplog_writer.run(log_store, stop)));
+        let gate = permits.clone();
+        parts.push(part("permits", |stop| async move { gate.run(stop).await }));
+        let bus = wake.clone();
+        parts.push(part("wake-ups", |stop| async move { bus.run(stop).await }));
+        if let Some(spool) = spool {
+            let worker_parts = worker::Parts {
+                store: store.clone(),
+                catalog: catalog.clone(),
+                permits: permits.clone(),
+                wake: wake.clone(),
+                spool,
+                storage: storage.clone(),
+            };
+            parts.push(start_worker(worker_parts, &config).await?);
+        }
+        if config.cleaner.enabled {
+            let cleaner = Cleaner::new(store.clone(), storage.clone(), wake.clone(), &config);
+            parts.push(part("cleaner", |stop| cleaner.run(stop)));
+        }
+        let grace = config.server.shutdown_grace;
+        let state = ApiState {
+            config: Arc::new(config),
+            store: store.clone(),
+            catalog,
+            wake,
+            storage,
+            permits,
+            oplog,
+            stopping: stopping.clone(),
+        };
+        parts.push(part("http server", |stop| api::serve(listener, state, stop)));
+        parts.reverse();
+        info!(%address, "listening");
+        Ok(App { address, stopping, parts, grace, store })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        todo!()
+        self.address
     }
 
-    /// Returns when a part has ended on its own, which is a bug or a lost listener; never otherwise.
-    pub async fn failed(&mut self) -> String {
-        todo!()
+    /// Returns the name of a part that has ended on its own, which is a bug; never otherwise.
+    pub async fn failed(&mut self) -> &'static str {
+        let handles = self.parts.iter_mut().map(|part| &mut part.handle);
+        let (_, index, _) = futures::future::select_all(handles).await;
+        self.parts.remove(index).name
     }
 
-    /// Stops in order: not ready, no more claims, no more requests, grace for running calls, hand
-    /// back, flush, close.
-    pub async fn stop(self) {
-        todo!()
+    /// Stops in order: not ready, no more requests and claims, grace for running calls, hand back,
+    /// flush, close.
+    pub async fn stop(mut self) {
+        self.stopping.cancel();
+        // The worker stops claiming at once, while the server lets its last answers out.
+        for part in self.parts.iter().filter(|part| ["http server", "cleaner", "worker"].contains(&part.name)) {
+            part.stop.cancel();
+        }
+        for part in &mut self.parts {
+            part.stop.cancel();
+            if tokio::time::timeout(self.grace + STOP_TIMEOUT, &mut part.handle).await.is_err() {
+                warn!(part = part.name, "did not stop in time and is cut off");
+                part.handle.abort();
+            }
+        }
+        if tokio::time::timeout(STOP_TIMEOUT, self.store.close()).await.is_err() {
+            warn!("the database connections did not close in time");
+        }
+        info!("stopped");
     }
+}
+
+/// Starts the worker and waits until it has adopted what was parked: before that the cleaner must
+/// not take a dead predecessor's tasks away from it.
+async fn start_worker(parts: worker::Parts, config: &Config) -> anyhow::Result<Part> {
+    if parts.store.is_embedded() {
+        parts.store.bury_every_node().await?;
+    }
+    let worker = Worker::new(parts, config)?;
+    let (ready, is_ready) = oneshot::channel();
+    let announce = move || {
+        ready.send(()).ok();
+    };
+    let part = part("worker", |stop| worker.run(stop, announce));
+    is_ready.await.context("the worker did not start")?;
+    Ok(part)
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the one place that spawns long-lived tasks")]
+fn part<F>(name: &'static str, run: impl FnOnce(CancellationToken) -> F) -> Part
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let stop = CancellationToken::new();
+    let handle = tokio::spawn(run(stop.clone()));
+    Part { name, stop, handle }
 }

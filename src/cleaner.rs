@@ -1,1 +1,90 @@
-//! The cleaner.
+//! The cleaner: every so often, on every node, safely at once. Each duty takes a bounded batch of
+//! candidates, asks the lifecycle what becomes of them, and applies that under the usual guard, so
+//! two cleaners that see the same row do no harm.
+
+mod expire;
+mod purge;
+mod requeue;
+mod rescue;
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use self::rescue::Rescue;
+use crate::{
+    config::Config,
+    periodic::{Pace, Swept},
+    storage::Storage,
+    store::{Store, StoreError},
+    wake::Wake,
+};
+
+/// Most rows that a duty takes at once: a batch holds its locks for some milliseconds.
+const BATCH: u32 = 500;
+
+/// The cleaner of this process.
+pub struct Cleaner {
+    store: Store,
+    storage: Storage,
+    wake: Wake,
+    interval: Duration,
+    unclaimed: Duration,
+    queue_timeout: Option<Duration>,
+    max_lost: i32,
+    delete_on_purge: bool,
+    stat_zone: chrono_tz::Tz,
+    rescue: Rescue,
+}
+
+impl Cleaner {
+    /// Builds it; nothing runs yet.
+    pub fn new(store: Store, storage: Storage, wake: Wake, config: &Config) -> Cleaner {
+        let rescue = Rescue::new(config.worker.lease, config.cleaner.interval, store.is_embedded());
+        Cleaner {
+            store,
+            storage,
+            wake,
+            interval: config.cleaner.interval,
+            unclaimed: config.cleaner.unclaimed,
+            queue_timeout: config.worker.queue_timeout,
+            max_lost: config.worker.max_lost_attempts,
+            delete_on_purge: config.oss.delete_on_purge,
+            stat_zone: config.stat_zone,
+            rescue,
+        }
+    }
+
+    /// Cleans until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut pace = Pace::new("cleaner", self.interval);
+        while pace.wait(&stop).await {
+            let outcome = self.tick().await;
+            pace.ticked(outcome);
+        }
+    }
+
+    /// One round of every duty. One that fails does not keep the others from their work; the first
+    /// error is returned.
+    async fn tick(&mut self) -> Result<Swept, StoreError> {
+        let rounds = [
+            requeue::tick(self).await,
+            rescue::tick(self).await,
+            expire::queued_too_long(self).await,
+            expire::model_deleted(self).await,
+            purge::tick(self).await,
+        ];
+        let mut swept = Swept::All;
+        for round in rounds {
+            if round? == Swept::More {
+                swept = Swept::More;
+            }
+        }
+        Ok(swept)
+    }
+}
+
+/// Whether a batch of that size was full.
+fn swept(rows: usize) -> Swept {
+    if rows >= BATCH as usize { Swept::More } else { Swept::All }
+}

@@ -1,22 +1,69 @@
 //! model-asynch: an asynchronous middleware in front of model services.
+//!
+//! A business service posts a task and gets an id at once. A worker calls the model when there is
+//! capacity for that tenant and model, parks the output in a temp file, uploads it to object
+//! storage, and the business picks results up in batches.
+//!
+//! # How it hangs together
+//!
+//! Arrows point down only:
+//!
+//! ```text
+//! cli ─▶ app ─▶ { api, worker, cleaner }
+//!                  ─▶ { catalog, oplog, store, permits, wake, storage, spool, periodic }
+//!                       ─▶ { task, model, caller, stats, config, secrets, clock }
+//! ```
+//!
+//! * [`task`]: what a task is; `task::lifecycle` says which state follows which, and nobody else.
+//! * [`store`]: the durable memory, on Postgres or SQLite, with group commit.
+//! * [`permits`] and [`wake`]: how many calls may run, and who tells workers of work; over Redis,
+//!   or in this process.
+//! * [`worker`]: lanes → permits → claim → call → park → upload → finish. Its files are the numbered
+//!   steps of a task's life.
+//! * [`cleaner`]: due retries, dead workers' tasks, what waited too long, what is past its time.
+//! * [`spool`] and [`storage`]: results on their way, and where they end up.
+//! * [`api`]: the HTTP interface.
+//! * [`app`]: builds all of it, starts and stops it in order.
+//!
+//! A *lane* is one tenant's queue for one model: the unit of order, limits and fairness. A *permit*
+//! is the right to have one call of a lane running. An *attempt* is one claim of a task; its number
+//! is the fence that keeps a worker which was only paused from overwriting what happened since.
+//!
+//! # Invariants
+//!
+//! Each is guarded by a lint (`.clippy.toml`) or by `tests/it/tidy.rs`.
+//!
+//! 1. `task`, `model` and `stats` are pure: values in, values out; no I/O, no clock.
+//! 2. Only `task::lifecycle` makes a `Transition`. Every write of state, phase or attempt on an
+//!    existing row is one, applied under the guard of state *and* attempt, or one of the two bulk
+//!    changes it defines; a stale writer stops quietly.
+//! 3. Only `store` names sqlx, only `permits` and `wake` redis, only `api` axum.
+//! 4. Only `clock` reads time, makes ids or rolls dice. Leases and deadlines compare on the
+//!    database's or Redis' clock.
+//! 5. Only `app` spawns long-lived tasks, and it joins all of them.
+//! 6. No transaction is held across a model call, an upload or a Redis call.
+
+pub mod cli;
+
+pub mod app;
 
 pub mod api;
-pub mod app;
-pub mod caller;
-pub mod catalog;
 pub mod cleaner;
-pub mod cli;
-pub mod clock;
-pub mod config;
-pub mod model;
+pub mod worker;
+
+pub mod catalog;
 pub mod oplog;
 pub mod periodic;
 pub mod permits;
-pub mod secrets;
 pub mod spool;
-pub mod stats;
 pub mod storage;
 pub mod store;
-pub mod task;
 pub mod wake;
-pub mod worker;
+
+pub mod caller;
+pub mod clock;
+pub mod config;
+pub mod model;
+pub mod secrets;
+pub mod stats;
+pub mod task;

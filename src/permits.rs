@@ -7,9 +7,17 @@
 pub mod in_process;
 pub mod redis;
 
+mod breaker;
+
+use std::time::Duration;
+
 use tokio_util::sync::CancellationToken;
 
 use crate::{config, task::Lane};
+
+/// How long a permit outlives its last renewal, and so how long a dead node's permits are missing.
+/// It is renewed three times as often, which is also how fast a gate that lost its memory heals.
+const TTL: Duration = Duration::from_secs(30);
 
 /// What a node asks for one lane.
 #[derive(Debug, Clone, Copy)]
@@ -37,8 +45,15 @@ pub enum Permits {
 #[must_use = "a dropped permit is given back"]
 #[derive(Debug)]
 pub struct Permit {
-    #[expect(dead_code)]
-    inner: (),
+    #[expect(dead_code, reason = "held for its drop")]
+    held: Held,
+}
+
+#[derive(Debug)]
+#[expect(dead_code, reason = "held for its drop")]
+enum Held {
+    Redis(redis::RedisPermit),
+    InProcess(in_process::InProcessPermit),
 }
 
 impl Permits {
@@ -46,19 +61,43 @@ impl Permits {
     ///
     /// # Errors
     /// Where the Redis URL cannot be read. Redis being down is no error: the breaker opens.
-    pub fn open(_config: Option<&config::Redis>) -> Result<Permits, String> {
-        todo!()
+    pub fn open(config: Option<&config::Redis>) -> Result<Permits, String> {
+        Permits::open_with_ttl(config, TTL)
+    }
+
+    /// As [`Permits::open`], with a life of permits other than 30 s. All nodes on one Redis should
+    /// agree on it; in process it means nothing, because there permits die with their holder.
+    ///
+    /// # Errors
+    /// As [`Permits::open`].
+    pub fn open_with_ttl(config: Option<&config::Redis>, ttl: Duration) -> Result<Permits, String> {
+        match config {
+            Some(config) => redis::RedisPermits::open(config, ttl).map(Permits::Redis),
+            None => Ok(Permits::InProcess(in_process::InProcessPermits::default())),
+        }
     }
 
     /// For each ask, in order, as many permits as fit: one Redis round trip for all of them.
     /// With the breaker open, as many as wanted.
-    pub async fn try_acquire(&self, _asks: &[Ask]) -> Vec<Vec<Permit>> {
-        todo!()
+    ///
+    /// Permits that this node dropped before it asks are free again in the answer. Redis that dies
+    /// unnoticed costs the first ask a second, and the next ones nothing.
+    pub async fn try_acquire(&self, asks: &[Ask]) -> Vec<Vec<Permit>> {
+        match self {
+            Permits::Redis(gate) => wrapped(gate.try_acquire(asks).await, Held::Redis),
+            Permits::InProcess(gate) => wrapped(gate.try_acquire(asks), Held::InProcess),
+        }
     }
 
-    /// Renews and gives back, until `stop` is set and every permit is back.
-    pub async fn run(&self, _stop: CancellationToken) {
-        todo!()
+    /// Renews and gives back, until `stop` is set and every permit is back (or 5 s later).
+    ///
+    /// Without it permits are given back only with the next ask, an open breaker stays open, and
+    /// what is held expires.
+    pub async fn run(&self, stop: CancellationToken) {
+        match self {
+            Permits::Redis(gate) => gate.run(stop).await,
+            Permits::InProcess(_) => stop.cancelled().await,
+        }
     }
 
     /// Asks Redis for a sign of life; always fine in process.
@@ -66,6 +105,14 @@ impl Permits {
     /// # Errors
     /// Says what is wrong.
     pub async fn ping(&self) -> Result<(), String> {
-        todo!()
+        match self {
+            Permits::Redis(gate) => gate.ping().await,
+            Permits::InProcess(_) => Ok(()),
+        }
     }
+}
+
+fn wrapped<P>(granted: Vec<Vec<P>>, held: fn(P) -> Held) -> Vec<Vec<Permit>> {
+    let wrap = |permits: Vec<P>| permits.into_iter().map(|permit| Permit { held: held(permit) }).collect();
+    granted.into_iter().map(wrap).collect()
 }

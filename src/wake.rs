@@ -6,9 +6,19 @@
 
 pub mod redis;
 
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{config, task::Lane};
+
+/// Lanes that a tray holds at most. More than these are left to the workers' own looking, so that
+/// what comes over the network cannot fill the memory.
+const MAX_LANES: usize = 100_000;
 
 /// A lane that may have work (or room).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,8 +32,17 @@ pub struct WakeUp {
 /// The bus; cheap to clone.
 #[derive(Clone)]
 pub struct Wake {
-    #[expect(dead_code)]
-    inner: (),
+    /// For this process' dispatcher; `None` where there is none, so that nothing piles up.
+    inbox: Option<Arc<Tray>>,
+    /// To and from the other nodes.
+    redis: Option<Arc<redis::RedisWake>>,
+}
+
+/// Wake-ups waiting to be taken, at most one per lane.
+#[derive(Default)]
+struct Tray {
+    lanes: Mutex<HashMap<Lane, bool>>,
+    filled: Notify,
 }
 
 impl Wake {
@@ -31,23 +50,126 @@ impl Wake {
     ///
     /// # Errors
     /// Where the Redis URL cannot be read.
-    pub fn open(_config: Option<&config::Redis>, _listens: bool) -> Result<Wake, String> {
-        todo!()
+    pub fn open(config: Option<&config::Redis>, listens: bool) -> Result<Wake, String> {
+        let redis = config.map(redis::RedisWake::open).transpose()?.map(Arc::new);
+        Ok(Wake { inbox: listens.then(Arc::default), redis })
     }
 
     /// Tells this process at once and the other nodes soon. Never blocks.
-    pub fn send(&self, _wake_ups: impl IntoIterator<Item = WakeUp>) {
-        todo!()
+    pub fn send(&self, wake_ups: impl IntoIterator<Item = WakeUp>) {
+        let wake_ups: Vec<WakeUp> = wake_ups.into_iter().collect();
+        if let Some(inbox) = &self.inbox {
+            inbox.put(wake_ups.iter().copied());
+        }
+        if let Some(redis) = &self.redis {
+            redis.send(wake_ups);
+        }
     }
 
-    /// What was sent since the last call, here or elsewhere; waits for the first. For the one
-    /// dispatcher of this process.
+    /// What was sent since the last call, here or elsewhere, each lane once; waits for the first.
+    /// For the one dispatcher of this process; where the node does not listen it waits for ever.
+    /// Cancel safe: what it did not return is returned by the next call.
     pub async fn next(&self) -> Vec<WakeUp> {
-        todo!()
+        match &self.inbox {
+            Some(inbox) => inbox.next().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Publishes and listens, until `stop`.
-    pub async fn run(&self, _stop: CancellationToken) {
-        todo!()
+    pub async fn run(&self, stop: CancellationToken) {
+        match &self.redis {
+            Some(redis) => redis.run(self.inbox.as_deref(), stop).await,
+            None => stop.cancelled().await,
+        }
+    }
+}
+
+impl Tray {
+    fn put(&self, wake_ups: impl IntoIterator<Item = WakeUp>) {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        for WakeUp { lane, rewind } in wake_ups {
+            let full = lanes.len() >= MAX_LANES;
+            match lanes.entry(lane) {
+                Entry::Occupied(mut known) => *known.get_mut() |= rewind,
+                Entry::Vacant(_) if full => {}
+                Entry::Vacant(new) => {
+                    new.insert(rewind);
+                }
+            }
+        }
+        let any = !lanes.is_empty();
+        drop(lanes);
+        if any {
+            self.filled.notify_one();
+        }
+    }
+
+    fn take(&self) -> Vec<WakeUp> {
+        let lanes = std::mem::take(&mut *self.lanes.lock().unwrap_or_else(PoisonError::into_inner));
+        lanes.into_iter().map(|(lane, rewind)| WakeUp { lane, rewind }).collect()
+    }
+
+    /// Everything in the tray, as soon as there is anything. For one taker.
+    async fn next(&self) -> Vec<WakeUp> {
+        loop {
+            let taken = self.take();
+            if !taken.is_empty() {
+                return taken;
+            }
+            self.filled.notified().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::{ModelId, TenantId};
+
+    fn wake_up(model: i64, rewind: bool) -> WakeUp {
+        WakeUp { lane: Lane { model: ModelId(model), tenant: TenantId(7) }, rewind }
+    }
+
+    #[tokio::test]
+    async fn a_lane_is_woken_once_and_rewinds_if_anyone_said_so() {
+        let wake = Wake::open(None, true).unwrap();
+        wake.send([wake_up(1, false), wake_up(2, false)]);
+        wake.send([wake_up(1, true)]);
+        wake.send([wake_up(1, false)]);
+        let mut woken = wake.next().await;
+        woken.sort_by_key(|wake_up| wake_up.lane);
+        assert_eq!(woken, [wake_up(1, true), wake_up(2, false)]);
+    }
+
+    #[tokio::test]
+    async fn waiting_can_be_given_up_without_losing_a_wake_up() {
+        let wake = Wake::open(None, true).unwrap();
+        for model in 0..100 {
+            tokio::select! {
+                biased;
+                _ = wake.next() => panic!("nothing was sent"),
+                () = tokio::task::yield_now() => {}
+            }
+            wake.send([wake_up(model, false)]);
+            assert_eq!(wake.next().await, [wake_up(model, false)]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_waiting_dispatcher_is_woken() {
+        let wake = Wake::open(None, true).unwrap();
+        let (woken, ()) = tokio::join!(wake.next(), async { wake.send([wake_up(1, false)]) });
+        assert_eq!(woken, [wake_up(1, false)]);
+    }
+
+    #[test]
+    fn a_full_tray_takes_no_new_lanes_but_keeps_the_known_ones_right() {
+        let tray = Tray::default();
+        tray.put((0..200_000).map(|model| wake_up(model, false)));
+        tray.put([wake_up(0, true)]);
+        let taken = tray.take();
+        assert_eq!(taken.len(), MAX_LANES);
+        assert!(taken.contains(&wake_up(0, true)));
     }
 }

@@ -1,1 +1,488 @@
-//! The worker.
+//! The worker: finds out which lanes have work and room, claims exactly what it may run, and runs
+//! it. It decides nothing about a task's life (that is `task::lifecycle`) and holds no transaction.
+//!
+//! A worker lives under a lease. When that is lost it drops what it does and starts over as a new
+//! incarnation; what it had parked is adopted by the next one.
+
+mod call;
+mod lanes;
+mod lease;
+mod run;
+mod slot;
+mod upload;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+use tokio::{
+    sync::{
+        Semaphore,
+        mpsc::{self, UnboundedReceiver},
+    },
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, error, info, info_span, warn};
+
+use self::{
+    lanes::Lanes,
+    run::{Cut, Run},
+    slot::Slots,
+};
+use crate::{
+    catalog::Catalog,
+    clock,
+    config::Config,
+    permits::{Ask, Permit, Permits},
+    spool::{Parked, Spool},
+    storage::Storage,
+    store::{
+        Store, StoreError,
+        tasks::{Claim, LaneVerdict, Want},
+    },
+    task::{Attempt, Lane, ModelId, NodeId, TaskKey, lifecycle, retry},
+    wake::{Wake, WakeUp},
+};
+
+/// Most lanes asked in one round: one Redis round trip and one claim.
+const LANES_PER_ROUND: usize = 64;
+
+/// Most tasks claimed in one round.
+const TASKS_PER_ROUND: usize = 256;
+
+/// Tasks on this node, calling or uploading, for each call that it may make: a storage outage
+/// stops the claims before the disk is full of results.
+const RUNS_PER_CALL: usize = 4;
+
+/// How often the whole table is scanned for lanes with work, and dead neighbours' spools for
+/// results: the correction of what wake-ups missed.
+const SCAN: Duration = Duration::from_secs(10);
+
+/// How long a worker waits for handed-back tasks to be written when it stops.
+const LAST_WRITES: Duration = Duration::from_secs(5);
+
+/// What every run of this process needs.
+struct Shared {
+    store: Store,
+    storage: Storage,
+    spool: Spool,
+    wake: Wake,
+    client: reqwest::Client,
+    max_result_bytes: u64,
+    upload_for: Duration,
+    upload_gate: Semaphore,
+    stat_zone: chrono_tz::Tz,
+    slots: Slots,
+}
+
+impl Shared {
+    /// A task of the lane is not running any more.
+    fn left(&self, lane: Lane) {
+        self.slots.tell(lane);
+    }
+}
+
+/// The worker of this process.
+pub struct Worker {
+    shared: Arc<Shared>,
+    catalog: Catalog,
+    permits: Permits,
+    concurrency: usize,
+    lease: Duration,
+    poll_interval: Duration,
+    shutdown_grace: Duration,
+    name: String,
+    room: UnboundedReceiver<Lane>,
+}
+
+/// The parts that a worker is made of.
+pub struct Parts {
+    /// The durable memory.
+    pub store: Store,
+    /// The models' limits.
+    pub catalog: Catalog,
+    /// The gate.
+    pub permits: Permits,
+    /// Who tells of work.
+    pub wake: Wake,
+    /// Where results are parked.
+    pub spool: Spool,
+    /// Where they are stored.
+    pub storage: Storage,
+}
+
+/// One incarnation: from the lease row to its end.
+struct Life {
+    node: NodeId,
+    lanes: Lanes,
+    runs: JoinSet<()>,
+    /// What this node works on.
+    live: LiveSet,
+    cut: Cut,
+    /// The last claim failed: rows may be ours without our knowing.
+    doubtful: bool,
+    failures: i32,
+}
+
+/// The attempts that this node is working on.
+type LiveSet = Arc<Mutex<HashSet<(TaskKey, Attempt)>>>;
+
+/// Takes an attempt off the list when its run ends, by a panic too.
+struct Live {
+    set: LiveSet,
+    attempt: (TaskKey, Attempt),
+}
+
+/// How an incarnation ended.
+enum End {
+    Stopped,
+    LeaseLost,
+}
+
+impl Worker {
+    /// Builds it; nothing runs yet.
+    ///
+    /// # Errors
+    /// Where no HTTP client can be made on this machine.
+    pub fn new(parts: Parts, config: &Config) -> anyhow::Result<Worker> {
+        let (sender, room) = mpsc::unbounded_channel();
+        let shared = Shared {
+            store: parts.store,
+            storage: parts.storage,
+            spool: parts.spool,
+            wake: parts.wake,
+            client: call::client()?,
+            max_result_bytes: config.worker.max_result_bytes,
+            upload_for: config.oss.retry_for,
+            upload_gate: run::upload_gate(),
+            stat_zone: config.stat_zone,
+            slots: Slots::new(sender),
+        };
+        Ok(Worker {
+            shared: Arc::new(shared),
+            catalog: parts.catalog,
+            permits: parts.permits,
+            concurrency: config.worker.concurrency,
+            lease: config.worker.lease,
+            poll_interval: config.worker.poll_interval,
+            shutdown_grace: config.server.shutdown_grace,
+            name: config.server.address.to_string(),
+            room,
+        })
+    }
+
+    /// Works until `stop`, incarnation after incarnation. Calls `ready` when the first one has its
+    /// lease and has adopted what was parked: from then on others may clean up after the dead.
+    pub async fn run(mut self, stop: CancellationToken, ready: impl FnOnce()) {
+        let mut ready = Some(ready);
+        while !stop.is_cancelled() {
+            let node = clock::node_id();
+            if let Err(error) = self.shared.store.register_node(node, &self.name, self.lease).await {
+                warn!(%error, "cannot register this node, trying again");
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(clock::jittered(Duration::from_secs(1))) => continue,
+                }
+            }
+            info!(node = %node, "working");
+            if let End::Stopped = self.live(node, &stop, &mut ready).await {
+                return;
+            }
+        }
+    }
+
+    async fn live(&mut self, node: NodeId, stop: &CancellationToken, ready: &mut Option<impl FnOnce()>) -> End {
+        let cut = Cut { lease_lost: CancellationToken::new(), grace_over: CancellationToken::new() };
+        let mut life = Life {
+            node,
+            lanes: Lanes::default(),
+            runs: JoinSet::new(),
+            live: Arc::default(),
+            cut: cut.clone(),
+            doubtful: false,
+            failures: 0,
+        };
+        let (store, lease) = (self.shared.store.clone(), self.lease);
+        // Side by side in one task: the lease is renewed whatever the dispatcher waits for.
+        let end = tokio::select! {
+            () = self.dispatch(&mut life, stop, ready) => End::Stopped,
+            reason = lease::keep(&store, node, lease) => {
+                error!(node = %node, reason, "lost the lease, dropping what is running and starting over");
+                End::LeaseLost
+            }
+        };
+        cut.lease_lost.cancel();
+        if tokio::time::timeout(LAST_WRITES, ended(&mut life.runs)).await.is_err() {
+            life.runs.shutdown().await;
+        }
+        if matches!(end, End::Stopped)
+            && let Err(error) = store.remove_node(node).await
+        {
+            warn!(node = %node, %error, "could not give the lease back, it will run out by itself");
+        }
+        end
+    }
+
+    /// The dispatch loop: until `stop`, and then the grace.
+    async fn dispatch(&mut self, life: &mut Life, stop: &CancellationToken, ready: &mut Option<impl FnOnce()>) {
+        self.scan(life).await;
+        if let Some(ready) = ready.take() {
+            ready();
+        }
+        let mut next_scan = Instant::now() + clock::jittered(SCAN);
+        let mut next_poll = Instant::now() + clock::jittered(self.poll_interval);
+        loop {
+            let rested = self.claim_all(life).await;
+            let shared = self.shared.clone();
+            tokio::select! {
+                () = stop.cancelled() => break,
+                wake_ups = shared.wake.next(), if rested => {
+                    for wake_up in wake_ups {
+                        life.lanes.wake(wake_up);
+                    }
+                }
+                Some(lane) = self.room.recv() => {
+                    life.lanes.room(lane);
+                    while let Ok(lane) = self.room.try_recv() {
+                        life.lanes.room(lane);
+                    }
+                }
+                Some(ended) = life.runs.join_next() => {
+                    if let Err(error) = ended {
+                        error!(%error, "a run panicked, its task goes back to the queue");
+                        life.doubtful = true;
+                    }
+                }
+                () = sleep_until(next_poll) => {
+                    life.lanes.poll();
+                    next_poll = Instant::now() + clock::jittered(self.poll_interval);
+                }
+                () = sleep_until(next_scan) => {
+                    self.scan(life).await;
+                    next_scan = Instant::now() + clock::jittered(SCAN);
+                }
+            }
+        }
+        self.wind_down(life).await;
+    }
+
+    /// Lets running calls end, then has the rest handed back.
+    async fn wind_down(&mut self, life: &mut Life) {
+        let running = life.runs.len();
+        if running > 0 {
+            info!(running, "no more claims, waiting up to {:?} for running tasks", self.shutdown_grace);
+        }
+        if tokio::time::timeout(self.shutdown_grace, ended(&mut life.runs)).await.is_err() {
+            life.cut.grace_over.cancel();
+            if tokio::time::timeout(LAST_WRITES, ended(&mut life.runs)).await.is_err() {
+                warn!(running = life.runs.len(), "could not hand back every task; others will when the lease runs out");
+            }
+        }
+    }
+
+    /// Claims while there are calls to spare and lanes to ask. False: the database is away, wait
+    /// for the poll.
+    async fn claim_all(&mut self, life: &mut Life) -> bool {
+        while self.free(life) > 0 && life.lanes.any_ready() {
+            if life.doubtful {
+                match self.settle_doubt(life).await {
+                    Ok(()) => life.doubtful = false,
+                    Err(error) => return self.claim_failed(life, &error).await,
+                }
+            }
+            if let Err(error) = self.claim_round(life).await {
+                return self.claim_failed(life, &error).await;
+            }
+            life.failures = 0;
+        }
+        true
+    }
+
+    async fn claim_failed(&self, life: &mut Life, error: &StoreError) -> bool {
+        life.doubtful = true;
+        life.failures = life.failures.saturating_add(1);
+        if life.failures == 1 {
+            warn!(%error, "cannot claim tasks, trying again until it works");
+        }
+        tokio::time::sleep(clock::jittered(retry::backoff(life.failures).mul_f64(0.1))).await;
+        false
+    }
+
+    /// Calls that can be started now.
+    fn free(&self, life: &Life) -> usize {
+        let calls = self.concurrency.saturating_sub(self.shared.slots.calling());
+        let runs = (self.concurrency * RUNS_PER_CALL).saturating_sub(life.runs.len());
+        calls.min(runs).min(TASKS_PER_ROUND)
+    }
+
+    /// Capacity first, then the claim: permits for some lanes, then exactly as many tasks.
+    async fn claim_round(&mut self, life: &mut Life) -> Result<(), StoreError> {
+        let free = self.free(life);
+        let asked = life.lanes.take(free.min(LANES_PER_ROUND));
+        let result = self.claim_from(life, &asked, free).await;
+        if result.is_err() {
+            for lane in asked {
+                life.lanes.wait(lane);
+            }
+        }
+        result
+    }
+
+    async fn claim_from(&mut self, life: &mut Life, asked: &[Lane], free: usize) -> Result<(), StoreError> {
+        let asks = self.asks(life, asked, free).await?;
+        let granted = self.permits.try_acquire(&asks).await;
+        let mut permits: HashMap<Lane, Vec<Permit>> = HashMap::with_capacity(asks.len());
+        let mut wants = Vec::with_capacity(asks.len());
+        for (ask, granted) in asks.iter().zip(granted) {
+            match u32::try_from(granted.len()) {
+                Ok(most @ 1..) => {
+                    wants.push(Want { lane: ask.lane, most, since: life.lanes.since(ask.lane) });
+                    permits.insert(ask.lane, granted);
+                }
+                Ok(0) | Err(_) => life.lanes.wait(ask.lane),
+            }
+        }
+        if wants.is_empty() {
+            return Ok(());
+        }
+        let Claim { tasks, models, lanes } = self.shared.store.claim(life.node, &wants).await?;
+        let mut newest: HashMap<Lane, DateTime<Utc>> = HashMap::new();
+        for task in tasks {
+            let lane = task.lane;
+            let place = newest.entry(lane).or_insert(task.enqueue_at);
+            *place = task.enqueue_at.max(*place);
+            let (Some(permit), Some(model)) = (permits.get_mut(&lane).and_then(Vec::pop), models.get(&lane.model))
+            else {
+                // The store gave more than it was asked for, or no model: a bug, but the task is ours.
+                error!(task_id = %task.key.id, "claimed a task without a permit or model");
+                life.doubtful = true;
+                continue;
+            };
+            let slot = self.shared.slots.take(lane, permit);
+            let run = Run::claimed(self.shared.clone(), task, model.clone(), life.cut.clone());
+            life.spawn(run, |run| run.from_call(slot));
+        }
+        for (lane, verdict) in lanes {
+            life.lanes.verdict(lane, verdict, newest.get(&lane).copied());
+        }
+        // What is left in `permits` is surplus and goes back here.
+        Ok(())
+    }
+
+    /// What to ask for each lane: an equal share of the free calls, within the lane's limit.
+    async fn asks(&self, life: &mut Life, asked: &[Lane], free: usize) -> Result<Vec<Ask>, StoreError> {
+        let ids: HashSet<ModelId> = asked.iter().map(|lane| lane.model).collect();
+        let models = self.catalog.by_id(&ids.into_iter().collect::<Vec<_>>()).await?;
+        let want = lanes::share(free, asked.len());
+        let mut asks = Vec::with_capacity(asked.len());
+        for &lane in asked {
+            let Some(model) = models.get(&lane.model) else {
+                life.lanes.drop(lane);
+                continue;
+            };
+            if !model.spec.enabled {
+                life.lanes.verdict(lane, LaneVerdict::Closed, None);
+                continue;
+            }
+            let limit = model.spec.max_concurrency.unsigned_abs();
+            let total = (model.spec.total_concurrency > 0).then_some(model.spec.total_concurrency.unsigned_abs());
+            asks.push(Ask { lane, limit, total, want: want.min(limit) });
+        }
+        Ok(asks)
+    }
+
+    /// After a claim whose outcome is unknown: hands back what the database says is ours and we
+    /// know nothing of. Nobody else would, for our lease is alive.
+    async fn settle_doubt(&self, life: &mut Life) -> Result<(), StoreError> {
+        for held in self.shared.store.held_by(life.node).await? {
+            if !life.works_on((held.key, held.attempt)) {
+                let lane = held.lane;
+                if self.shared.store.apply(lifecycle::never_started(&held)).await? == lifecycle::Applied::Done {
+                    self.shared.wake.send([WakeUp { lane, rewind: true }]);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks for lanes with work in the whole table, and for parked results that nobody works on:
+    /// those of an incarnation before this one, and those that dead processes left.
+    async fn scan(&self, life: &mut Life) {
+        match self.shared.store.lanes_with_work().await {
+            Ok(lanes) => lanes.into_iter().for_each(|lane| life.lanes.wake(WakeUp { lane, rewind: true })),
+            Err(error) => warn!(%error, "cannot scan for lanes with work, trying again"),
+        }
+        for found in [self.shared.spool.own().await, self.shared.spool.take_over().await] {
+            match found {
+                Ok(parked) => self.adopt(life, parked).await,
+                Err(error) => warn!(%error, "cannot look for parked results, trying again"),
+            }
+        }
+    }
+
+    /// Goes on with parked results whose tasks nobody has taken since, and deletes the others.
+    async fn adopt(&self, life: &mut Life, parked: Vec<Parked>) {
+        for parked in parked {
+            if life.works_on((parked.key, parked.attempt)) {
+                continue;
+            }
+            let tmp_file = parked.path.to_string_lossy().into_owned();
+            match self.shared.store.adopt(life.node, parked.key, parked.attempt, &tmp_file).await {
+                Ok(Some(adopted)) => {
+                    info!(task_id = %parked.key.id, tenant_id = %parked.key.tenant, attempt = %parked.attempt,
+                        "found the parked result of this task, only the upload is left");
+                    let run = Run::adopted(self.shared.clone(), adopted, &parked, life.cut.clone());
+                    life.spawn(run, |run| run.from_parked(parked));
+                }
+                Ok(None) => {
+                    if let Err(error) = self.shared.spool.remove(&parked).await {
+                        warn!(task_id = %parked.key.id, %error, "could not delete a parked result that nobody needs");
+                    }
+                }
+                // It stays in the spool; the next scan finds it.
+                Err(error) => warn!(task_id = %parked.key.id, %error, "cannot adopt a parked result now"),
+            }
+        }
+    }
+}
+
+impl Life {
+    fn works_on(&self, attempt: (TaskKey, Attempt)) -> bool {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).contains(&attempt)
+    }
+
+    /// Runs a task in the set that this life joins at its end.
+    fn spawn<F>(&mut self, run: Run, go: impl FnOnce(Run) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let task = &run.task;
+        let attempt = (task.key, task.attempt);
+        let span = info_span!("task", task_id = %task.key.id, tenant_id = %task.key.tenant,
+            model_name = task.model_name, attempt = %task.attempt);
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).insert(attempt);
+        let live = Live { set: self.live.clone(), attempt };
+        let going = go(run);
+        let running = async move {
+            let _live = live;
+            going.await;
+        };
+        self.runs.spawn(Box::pin(running).instrument(span));
+    }
+}
+
+/// Waits for every run to end.
+async fn ended(runs: &mut JoinSet<()>) {
+    while runs.join_next().await.is_some() {}
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.set.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.attempt);
+    }
+}

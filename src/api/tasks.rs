@@ -20,6 +20,7 @@ use super::{
     wire::{Id, PageAsk, Time, filter, raw_json},
 };
 use crate::{
+    clock,
     config::OssKind,
     model::{MAX_NAME, text},
     storage::Storage,
@@ -225,7 +226,7 @@ pub(crate) async fn create_task(
         caller_headers: kept_headers(&api.config.oss.kind, &headers)?,
         traceparent: headers.get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or_default(),
     };
-    let task = submission.check(&caller, &model)?;
+    let task = submission.check(clock::task_id(), &caller, &model)?;
     notes.biz(&task.biz_name);
     let (id, lane) = (task.key.id, task.lane);
     match api.store.enqueue(task).await? {

@@ -189,6 +189,16 @@ impl Store {
         todo!()
     }
 
+    /// Running tasks whose owner is `node`, whatever their phase.
+    pub async fn held_by(&self, _node: NodeId) -> Result<Vec<Abandoned>, StoreError> {
+        todo!()
+    }
+
+    /// Deletes the lane rows of deleted models without live tasks; returns how many.
+    pub async fn drop_closed_lanes(&self, _most: u32) -> Result<u64, StoreError> {
+        todo!()
+    }
+
     /// Queued tasks created longer than `age` ago.
     pub async fn queued_longer_than(&self, _age: Duration, _most: u32) -> Result<Vec<Waiting>, StoreError> {
         todo!()

@@ -230,6 +230,13 @@ pub fn handed_back(task: &Running, call: Option<CallCount>) -> Transition {
     held(task, back_to_the_head(None, 0), call)
 }
 
+/// A claim whose answer was lost, or a run that panicked: the row is ours and nobody works on it.
+/// Nothing is used up.
+pub fn never_started(task: &Abandoned) -> Transition {
+    let change = back_to_the_head(None, 0);
+    Transition { key: task.key, lane: task.lane, from: State::Running, attempt: task.attempt, change, call: None }
+}
+
 /// The parked result is gone, so the model has to be called again; no try is used up.
 pub fn result_gone(task: &Running, error: String, call: Option<CallCount>) -> Transition {
     held(task, back_to_the_head(Some(error), 0), call)

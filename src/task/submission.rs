@@ -2,10 +2,9 @@
 
 use serde_json::value::RawValue;
 
-use super::{CallerHeaders, Lane, TaskKey};
+use super::{CallerHeaders, Lane, TaskId, TaskKey};
 use crate::{
     caller::Caller,
-    clock,
     model::{FieldError, HttpMethod, Model, text},
 };
 
@@ -53,18 +52,18 @@ pub struct Submission<'a> {
 }
 
 impl Submission<'_> {
-    /// Checks the fields and makes the task, with a fresh id.
+    /// Checks the fields and makes the task, under that fresh id.
     ///
     /// # Errors
     /// The first field that breaks its rule.
-    pub fn check(self, caller: &Caller, model: &Model) -> Result<NewTask, FieldError> {
+    pub fn check(self, id: TaskId, caller: &Caller, model: &Model) -> Result<NewTask, FieldError> {
         let payload = self.request_payload.map(RawValue::get).filter(|text| *text != "null");
         if model.spec.http_method == HttpMethod::Get && payload.is_some_and(|text| !text.starts_with('{')) {
             let message = "must be an object, because this model is called with GET";
             return Err(FieldError::new("requestPayload", message));
         }
         Ok(NewTask {
-            key: TaskKey { tenant: caller.tenant, id: clock::task_id() },
+            key: TaskKey { tenant: caller.tenant, id },
             lane: Lane { model: model.id, tenant: caller.tenant },
             creator: caller.user.clone(),
             model_name: model.spec.model_name.clone(),
@@ -106,6 +105,8 @@ mod tests {
         task::{ModelId, TenantId},
     };
 
+    const ID: TaskId = TaskId(uuid::Uuid::nil());
+
     fn model(method: &str) -> Model {
         let patch = ModelPatch {
             model_name: Some("tts".into()),
@@ -134,7 +135,7 @@ mod tests {
 
     #[test]
     fn the_lane_is_the_callers_even_on_a_shared_model() {
-        let task = Submission::default().check(&caller(), &model("POST")).unwrap();
+        let task = Submission::default().check(ID, &caller(), &model("POST")).unwrap();
         assert_eq!(task.lane, Lane { model: ModelId(3), tenant: TenantId(7) });
         assert_eq!(task.key.tenant, TenantId(7));
     }
@@ -144,7 +145,7 @@ mod tests {
         let json = payload(r#"{"b": 1.0,  "a": 1e2}"#);
         let check = |json: &RawValue| {
             let submission = Submission { request_payload: Some(json), ..Submission::default() };
-            submission.check(&caller(), &model("POST")).unwrap().request_payload
+            submission.check(ID, &caller(), &model("POST")).unwrap().request_payload
         };
         assert_eq!(check(&json).as_deref(), Some(r#"{"b": 1.0,  "a": 1e2}"#));
         assert_eq!(check(&payload("null")), None);
@@ -154,16 +155,16 @@ mod tests {
     fn a_model_called_with_get_takes_objects_only() {
         let json = payload("[1]");
         let submission = Submission { request_payload: Some(&json), ..Submission::default() };
-        assert_eq!(submission.check(&caller(), &model("GET")).unwrap_err().field, "requestPayload");
+        assert_eq!(submission.check(ID, &caller(), &model("GET")).unwrap_err().field, "requestPayload");
     }
 
     #[test]
     fn long_texts_are_refused_by_name() {
         let long = "x".repeat(MAX_INPUT_REF + 1);
         let submission = Submission { input_ref: &long, ..Submission::default() };
-        assert_eq!(submission.check(&caller(), &model("POST")).unwrap_err().field, "inputRef");
+        assert_eq!(submission.check(ID, &caller(), &model("POST")).unwrap_err().field, "inputRef");
         let submission = Submission { biz_name: "a\0", ..Submission::default() };
-        assert_eq!(submission.check(&caller(), &model("POST")).unwrap_err().field, "bizName");
+        assert_eq!(submission.check(ID, &caller(), &model("POST")).unwrap_err().field, "bizName");
     }
 
     #[test]

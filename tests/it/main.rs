@@ -1,4 +1,20 @@
 //! One test binary. Servers come from the environment (`tests/run.sh` starts them).
-#![allow(missing_docs, clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "tests"
+)]
 
+mod crash;
+mod lifecycle;
+mod migrations;
+mod permits;
+mod spool;
+mod storage;
+mod store;
 mod support;
+mod tidy;
+mod wake;

@@ -1,4 +1,11 @@
 //! What tests share.
+#![allow(dead_code, reason = "not every test uses everything")]
 
+pub mod app;
 pub mod backend;
-pub mod http;
+pub mod eventually;
+pub mod file_service;
+pub mod model;
+pub mod raw;
+pub mod redis;
+pub mod s3;

@@ -1,0 +1,268 @@
+//! Which lanes this node asks next: fairly by tenant, then by lane, and only those that may have
+//! work and room. In memory only; wake-ups feed it and a slow scan of the table corrects it.
+//!
+//! A lane is *ready* (in the ring), *asked* (taken out of the ring until its verdict is in) or
+//! *waiting* (its limit is reached; it comes back when a permit does, or at the next poll). A lane
+//! without work is not kept at all.
+
+use std::collections::{HashMap, VecDeque};
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::{
+    store::tasks::LaneVerdict,
+    task::{Lane, ModelId, TenantId},
+    wake::WakeUp,
+};
+
+/// How far a lane's cursor stays behind the newest task claimed from it. A task gets its place when
+/// its transaction begins and can be seen when that commits; this must be longer than the two are
+/// apart. What is slower still is found when the lane seems empty, or by the slow scan.
+const SLACK: TimeDelta = TimeDelta::seconds(5);
+
+/// The lanes that may have work.
+#[derive(Default)]
+pub(super) struct Lanes {
+    known: HashMap<Lane, Known>,
+    /// Tenants that have a ready lane, each once.
+    tenants: VecDeque<TenantId>,
+    ready: HashMap<TenantId, VecDeque<ModelId>>,
+}
+
+struct Known {
+    status: Status,
+    /// Nothing is queued before this moment, as far as we know.
+    since: Option<DateTime<Utc>>,
+    /// Something happened while the lane was asked; its verdict may be out of date.
+    stirred: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Status {
+    Ready,
+    Asked,
+    Waiting,
+}
+
+impl Lanes {
+    /// A lane may have work.
+    pub(super) fn wake(&mut self, wake_up: WakeUp) {
+        let known =
+            self.known.entry(wake_up.lane).or_insert(Known { status: Status::Waiting, since: None, stirred: false });
+        if wake_up.rewind {
+            known.since = None;
+        }
+        match known.status {
+            Status::Ready => {}
+            Status::Asked => known.stirred = true,
+            Status::Waiting => self.make_ready(wake_up.lane),
+        }
+    }
+
+    /// A permit of the lane came back, or one of its running tasks left.
+    pub(super) fn room(&mut self, lane: Lane) {
+        match self.known.get_mut(&lane) {
+            Some(known) if known.status == Status::Asked => known.stirred = true,
+            Some(known) if known.status == Status::Waiting => self.make_ready(lane),
+            Some(_) | None => {}
+        }
+    }
+
+    /// Every waiting lane is worth another look.
+    pub(super) fn poll(&mut self) {
+        let waiting: Vec<Lane> =
+            self.known.iter().filter(|(_, known)| known.status == Status::Waiting).map(|(lane, _)| *lane).collect();
+        for lane in waiting {
+            self.make_ready(lane);
+        }
+    }
+
+    /// True if a lane can be taken.
+    pub(super) fn any_ready(&self) -> bool {
+        !self.tenants.is_empty()
+    }
+
+    /// Takes up to `most` ready lanes, one from each tenant in turn. Each has to be given a
+    /// [`Lanes::verdict`], [`Lanes::wait`] or [`Lanes::drop`] afterwards.
+    pub(super) fn take(&mut self, most: usize) -> Vec<Lane> {
+        let mut taken = Vec::new();
+        while taken.len() < most {
+            let Some(tenant) = self.tenants.pop_front() else { break };
+            let Some(models) = self.ready.get_mut(&tenant) else { continue };
+            if let Some(model) = models.pop_front() {
+                let lane = Lane { model, tenant };
+                if let Some(known) = self.known.get_mut(&lane) {
+                    known.status = Status::Asked;
+                    known.stirred = false;
+                    taken.push(lane);
+                }
+            }
+            if models.is_empty() {
+                self.ready.remove(&tenant);
+            } else {
+                self.tenants.push_back(tenant);
+            }
+        }
+        taken
+    }
+
+    /// The lane's cursor.
+    pub(super) fn since(&self, lane: Lane) -> Option<DateTime<Utc>> {
+        self.known.get(&lane).and_then(|known| known.since)
+    }
+
+    /// What the claim said of a lane that was asked; `newest` is the place of the last task it gave.
+    pub(super) fn verdict(&mut self, lane: Lane, verdict: LaneVerdict, newest: Option<DateTime<Utc>>) {
+        let Some(known) = self.known.get_mut(&lane) else { return };
+        let had_cursor = known.since.is_some();
+        if let Some(newest) = newest {
+            let since = newest - SLACK;
+            known.since = Some(known.since.map_or(since, |old| old.max(since)));
+        }
+        match verdict {
+            LaneVerdict::More => self.make_ready(lane),
+            LaneVerdict::Empty if known.stirred => self.make_ready(lane),
+            LaneVerdict::Empty if had_cursor => {
+                // A late commit may lie before the cursor: look once without it.
+                known.since = None;
+                self.make_ready(lane);
+            }
+            LaneVerdict::Empty => self.drop(lane),
+            LaneVerdict::Full | LaneVerdict::Busy | LaneVerdict::Closed => self.wait(lane),
+        }
+    }
+
+    /// No permit for the lane now.
+    pub(super) fn wait(&mut self, lane: Lane) {
+        let Some(known) = self.known.get_mut(&lane) else { return };
+        known.status = Status::Waiting;
+        if known.stirred {
+            self.make_ready(lane);
+        }
+    }
+
+    /// The lane has no work, or no model.
+    pub(super) fn drop(&mut self, lane: Lane) {
+        self.known.remove(&lane);
+    }
+
+    fn make_ready(&mut self, lane: Lane) {
+        let Some(known) = self.known.get_mut(&lane) else { return };
+        if known.status == Status::Ready {
+            return;
+        }
+        known.status = Status::Ready;
+        known.stirred = false;
+        let models = self.ready.entry(lane.tenant).or_default();
+        if models.is_empty() {
+            self.tenants.push_back(lane.tenant);
+        }
+        models.push_back(lane.model);
+    }
+}
+
+/// How many tasks to want from each of `lanes` lanes when `free` calls can be started: equal
+/// shares, at least one each.
+pub(super) fn share(free: usize, lanes: usize) -> u32 {
+    u32::try_from((free / lanes.max(1)).max(1)).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lane(tenant: i64, model: i64) -> Lane {
+        Lane { model: ModelId(model), tenant: TenantId(tenant) }
+    }
+
+    fn woken(lanes: &[Lane]) -> Lanes {
+        let mut set = Lanes::default();
+        for &lane in lanes {
+            set.wake(WakeUp { lane, rewind: false });
+        }
+        set
+    }
+
+    #[test]
+    fn tenants_take_turns_however_many_lanes_one_has() {
+        let mut set = woken(&[lane(1, 1), lane(1, 2), lane(1, 3), lane(2, 1)]);
+        assert_eq!(set.take(2), [lane(1, 1), lane(2, 1)]);
+        assert_eq!(set.take(9), [lane(1, 2), lane(1, 3)]);
+        assert!(!set.any_ready());
+    }
+
+    #[test]
+    fn a_lane_with_more_goes_behind_the_others() {
+        let mut set = woken(&[lane(1, 1), lane(2, 1)]);
+        assert_eq!(set.take(1), [lane(1, 1)]);
+        set.verdict(lane(1, 1), LaneVerdict::More, None);
+        assert_eq!(set.take(2), [lane(2, 1), lane(1, 1)]);
+    }
+
+    #[test]
+    fn an_empty_lane_is_forgotten_but_not_if_it_was_woken_meanwhile() {
+        let mut set = woken(&[lane(1, 1)]);
+        set.take(1);
+        set.wake(WakeUp { lane: lane(1, 1), rewind: false });
+        set.verdict(lane(1, 1), LaneVerdict::Empty, None);
+        assert_eq!(set.take(1), [lane(1, 1)]);
+        set.verdict(lane(1, 1), LaneVerdict::Empty, None);
+        set.poll();
+        assert!(!set.any_ready());
+    }
+
+    #[test]
+    fn a_full_lane_costs_nothing_until_there_is_room() {
+        let mut set = woken(&[lane(1, 1)]);
+        set.take(1);
+        set.verdict(lane(1, 1), LaneVerdict::Full, None);
+        assert!(!set.any_ready());
+        set.room(lane(1, 1));
+        assert_eq!(set.take(1), [lane(1, 1)]);
+        set.wait(lane(1, 1));
+        set.poll();
+        assert!(set.any_ready());
+    }
+
+    #[test]
+    fn room_that_comes_while_a_lane_is_asked_is_not_lost() {
+        let mut set = woken(&[lane(1, 1)]);
+        set.take(1);
+        set.room(lane(1, 1));
+        set.verdict(lane(1, 1), LaneVerdict::Full, None);
+        assert!(set.any_ready());
+    }
+
+    #[test]
+    fn the_cursor_follows_with_slack_and_is_dropped_before_a_lane_counts_as_empty() {
+        let at = DateTime::from_timestamp(1000, 0).unwrap();
+        let mut set = woken(&[lane(1, 1)]);
+        set.take(1);
+        set.verdict(lane(1, 1), LaneVerdict::More, Some(at));
+        assert_eq!(set.since(lane(1, 1)), Some(at - SLACK));
+        set.take(1);
+        set.verdict(lane(1, 1), LaneVerdict::Empty, None);
+        assert_eq!(set.since(lane(1, 1)), None);
+        assert!(set.any_ready(), "one look without the cursor");
+        set.take(1);
+        set.verdict(lane(1, 1), LaneVerdict::Empty, None);
+        assert!(!set.any_ready());
+    }
+
+    #[test]
+    fn a_task_that_came_back_rewinds_the_cursor() {
+        let at = DateTime::from_timestamp(1000, 0).unwrap();
+        let mut set = woken(&[lane(1, 1)]);
+        set.take(1);
+        set.verdict(lane(1, 1), LaneVerdict::More, Some(at));
+        set.wake(WakeUp { lane: lane(1, 1), rewind: true });
+        assert_eq!(set.since(lane(1, 1)), None);
+    }
+
+    #[test]
+    fn free_calls_are_shared_equally() {
+        assert_eq!(share(10, 3), 3);
+        assert_eq!(share(2, 5), 1);
+        assert_eq!(share(7, 0), 7);
+    }
+}

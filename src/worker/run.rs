@@ -1,0 +1,209 @@
+//! One task, top to bottom: call → park → upload → finish. Every exit is a transition, or a lease
+//! that is no longer ours.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::{
+    Shared,
+    call::{self, Called},
+    slot::Slot,
+    upload::{self, Uploaded},
+};
+use crate::{
+    clock,
+    model::Model,
+    spool::Parked,
+    stats::CallCount,
+    store::tasks::Adopted,
+    task::{
+        Failure, Running,
+        lifecycle::{self, Applied, StoredFile, Transition},
+        retry,
+    },
+    wake::WakeUp,
+};
+
+/// What can cut a run short.
+#[derive(Clone)]
+pub(super) struct Cut {
+    /// The lease is lost: stop, write nothing, leave the parked file for whoever adopts it.
+    pub(super) lease_lost: CancellationToken,
+    /// The service stops and its grace is over: hand the task back.
+    pub(super) grace_over: CancellationToken,
+}
+
+/// A task being run.
+pub(super) struct Run {
+    pub(super) shared: Arc<Shared>,
+    pub(super) task: Running,
+    pub(super) model: Arc<Model>,
+    pub(super) cut: Cut,
+    /// The call that no transition has accounted for yet.
+    pub(super) uncounted: Option<CallCount>,
+}
+
+impl Run {
+    /// A task that was just claimed.
+    pub(super) fn claimed(shared: Arc<Shared>, task: Running, model: Arc<Model>, cut: Cut) -> Run {
+        Run { shared, task, model, cut, uncounted: None }
+    }
+
+    /// A task whose result was found parked.
+    pub(super) fn adopted(shared: Arc<Shared>, adopted: Adopted, parked: &Parked, cut: Cut) -> Run {
+        let mut run = Run { shared, task: adopted.task, model: adopted.model, cut, uncounted: None };
+        if adopted.call_uncounted {
+            run.count(true, parked.call_time, parked.size);
+        }
+        run
+    }
+
+    /// Calls the model and sees the task through. The slot is free as soon as the answer is parked.
+    pub(super) async fn from_call(mut self, slot: Slot) {
+        info!("calling the model");
+        let client = &self.shared.client;
+        let call = call::call(client, &self.shared.spool, &self.task, &self.model, self.shared.max_result_bytes);
+        let called = tokio::select! {
+            called = call => Some(called),
+            () = self.cut.lease_lost.cancelled() => return warn!("the lease is lost, the call was dropped"),
+            () = self.cut.grace_over.cancelled() => None,
+        };
+        drop(slot);
+        match called {
+            None => {
+                self.count(false, Duration::ZERO, 0);
+                self.hand_back().await;
+            }
+            Some(Called { outcome: Ok(parked), took }) => {
+                self.count(true, took, parked.size);
+                self.from_parked(parked).await;
+            }
+            Some(Called { outcome: Err(failure), took }) => {
+                self.count(false, took, 0);
+                self.after_failure(failure).await;
+            }
+        }
+    }
+
+    /// Uploads a parked result and sees the task through.
+    pub(super) async fn from_parked(mut self, parked: Parked) {
+        match upload::upload(&mut self, &parked).await {
+            Uploaded::Stored(stored) => self.finish(&parked, stored).await,
+            Uploaded::FileGone(error) => {
+                warn!(error, "the parked result is gone, the model will be called again");
+                let call = self.uncounted.take();
+                self.apply(lifecycle::result_gone(&self.task, error, call)).await;
+            }
+            Uploaded::GivenUp(error) => {
+                warn!(error, "gave up uploading the result");
+                let call = self.uncounted.take();
+                if self.apply(lifecycle::failed(&self.task, error, call)).await == Applied::Done {
+                    self.discard(&parked).await;
+                }
+            }
+            Uploaded::GraceOver => self.hand_back().await,
+            Uploaded::NotOurs => debug!("somebody else owns the task now"),
+        }
+    }
+
+    /// Accounts for a call at the next transition.
+    fn count(&mut self, success: bool, took: Duration, bytes: u64) {
+        self.uncounted = Some(CallCount {
+            day: clock::day(clock::now(), self.shared.stat_zone),
+            creator: self.task.creator.clone(),
+            model_name: self.task.model_name.clone(),
+            success,
+            seconds: took.as_secs_f64(),
+            bytes,
+        });
+    }
+
+    async fn after_failure(mut self, failure: Failure) {
+        let call = self.uncounted.take();
+        let age = (clock::now() - self.task.created_at).to_std().unwrap_or_default();
+        let slot = self.model.spec.retry_policy().next(&self.task, &failure, age, clock::dice());
+        let transition = if let Some(slot) = slot {
+            let delay_ms = slot.delay.as_millis() as u64;
+            info!(delay_ms, error = failure.message, "the call failed, next try in {:?}", slot.delay);
+            lifecycle::retried(&self.task, &failure, slot, call)
+        } else {
+            info!(error = failure.message, "the call failed for good");
+            lifecycle::failed(&self.task, failure.message, call)
+        };
+        self.apply(transition).await;
+    }
+
+    async fn finish(mut self, parked: &Parked, stored: StoredFile) {
+        let key = stored.oss_key.clone();
+        let (file_type, file_size) = (stored.file_type.clone(), stored.file_size);
+        let call = self.uncounted.take();
+        match self.apply(lifecycle::succeeded(&self.task, stored, call)).await {
+            Applied::Done => info!(file_type, file_size, "succeeded"),
+            // The object carries our attempt in its key, so nobody else's result is touched.
+            Applied::Stale if self.cut.lease_lost.is_cancelled() => return,
+            Applied::Stale => {
+                if let Err(error) = self.shared.storage.delete(&key).await {
+                    debug!(%error, "could not delete the object of a stale attempt");
+                }
+            }
+        }
+        self.discard(parked).await;
+    }
+
+    async fn hand_back(mut self) {
+        info!("handed back to the queue, the service is stopping");
+        let call = self.uncounted.take();
+        self.apply(lifecycle::handed_back(&self.task, call)).await;
+    }
+
+    async fn discard(&self, parked: &Parked) {
+        if let Err(error) = self.shared.spool.remove(parked).await {
+            warn!(%error, "could not delete a parked result that is not needed any more");
+        }
+    }
+
+    /// Applies a transition, however long the database is away, until the lease is lost: then
+    /// the row is somebody else's and this counts as stale.
+    pub(super) async fn apply(&self, transition: Transition) -> Applied {
+        let mut failures = 0;
+        loop {
+            let applied = tokio::select! {
+                applied = self.shared.store.apply(transition.clone()) => applied,
+                () = self.cut.lease_lost.cancelled() => return Applied::Stale,
+            };
+            match applied {
+                Ok(Applied::Done) => {
+                    self.shared.left(self.task.lane);
+                    if transition.rewinds_lane() {
+                        self.shared.wake.send([WakeUp { lane: self.task.lane, rewind: true }]);
+                    }
+                    return Applied::Done;
+                }
+                Ok(Applied::Stale) => {
+                    warn!("the task moved on while this attempt was running, its outcome is dropped");
+                    return Applied::Stale;
+                }
+                Err(error) => {
+                    failures += 1;
+                    if failures == 1 {
+                        warn!(%error, "cannot write the outcome, trying again until the lease is lost");
+                    }
+                    let pause = clock::jittered(retry::backoff(failures).mul_f64(0.5));
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => {}
+                        () = self.cut.lease_lost.cancelled() => return Applied::Stale,
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Uploads of this node that run at once, so that a storage outage does not end in thousands of
+/// connections when it is over.
+pub(super) fn upload_gate() -> Semaphore {
+    Semaphore::new(64)
+}

@@ -1,0 +1,107 @@
+//! Contract §5, step 4: from the spool to object storage, with a retry clock of its own.
+
+use std::{pin::pin, time::Duration};
+
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use super::run::Run;
+use crate::{
+    clock,
+    spool::Parked,
+    storage::StorageError,
+    task::{
+        lifecycle::{self, Applied, StoredFile},
+        retry,
+    },
+};
+
+/// An upload that takes longer than this is written to the row as phase 1, so that the database's
+/// count of running calls lets the next one in. Quicker ones spare themselves the write.
+const SLOW: Duration = Duration::from_millis(200);
+
+/// How an upload ended.
+pub(super) enum Uploaded {
+    /// The object is in storage.
+    Stored(StoredFile),
+    /// The parked file is missing or damaged.
+    FileGone(String),
+    /// It failed for as long as it may.
+    GivenUp(String),
+    /// The service stops.
+    GraceOver,
+    /// The lease is lost, or the row moved on.
+    NotOurs,
+}
+
+/// Tries until it is stored, or there is no point in trying.
+pub(super) async fn upload(run: &mut Run, parked: &Parked) -> Uploaded {
+    let began = clock::tick();
+    let mut failures = 0;
+    loop {
+        let error = match attempt(run, parked).await {
+            Tried::Ended(uploaded) => return uploaded,
+            Tried::Failed(error) => error,
+        };
+        if error.file_gone {
+            return Uploaded::FileGone(error.message);
+        }
+        failures += 1;
+        if began.elapsed() >= run.shared.upload_for {
+            return Uploaded::GivenUp(format!("the result could not be stored: {}", error.message));
+        }
+        let pause = clock::jittered(retry::backoff(failures).mul_f64(0.75));
+        warn!(error = error.message, delay_ms = pause.as_millis() as u64, "the upload failed, next try in {pause:?}");
+        if mark_parked(run, parked, Some(format!("the upload failed: {}", error.message))).await == Applied::Stale {
+            return Uploaded::NotOurs;
+        }
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = run.cut.lease_lost.cancelled() => return Uploaded::NotOurs,
+            () = run.cut.grace_over.cancelled() => return Uploaded::GraceOver,
+        }
+    }
+}
+
+enum Tried {
+    Ended(Uploaded),
+    Failed(StorageError),
+}
+
+async fn attempt(run: &mut Run, parked: &Parked) -> Tried {
+    let shared = run.shared.clone();
+    let headers = run.task.caller_headers.clone();
+    let mut put = pin!(async {
+        // Never closed, so the permit is always there in the end.
+        let _gate = shared.upload_gate.acquire().await;
+        shared.storage.put(parked, &headers).await
+    });
+    let cut = run.cut.clone();
+    let mut slow = pin!(sleep(SLOW));
+    let mut marked = false;
+    loop {
+        tokio::select! {
+            stored = &mut put => {
+                return match stored {
+                    Ok(stored) => Tried::Ended(Uploaded::Stored(stored)),
+                    Err(error) => Tried::Failed(error),
+                };
+            }
+            () = cut.lease_lost.cancelled() => return Tried::Ended(Uploaded::NotOurs),
+            () = cut.grace_over.cancelled() => return Tried::Ended(Uploaded::GraceOver),
+            () = &mut slow, if !marked => {
+                marked = true;
+                if mark_parked(run, parked, None).await == Applied::Stale {
+                    return Tried::Ended(Uploaded::NotOurs);
+                }
+                info!("the result is parked, its upload takes a while");
+            }
+        }
+    }
+}
+
+async fn mark_parked(run: &mut Run, parked: &Parked, error: Option<String>) -> Applied {
+    let call = run.uncounted.take();
+    let tmp_file = parked.path.to_string_lossy().into_owned();
+    run.apply(lifecycle::parked(&run.task, tmp_file, error, call)).await
+}
