@@ -1,12 +1,79 @@
 //! The operation log: one row per changing call, written in batches behind the caller's back.
 //!
-//! It never fails or slows a call: rows go into a bounded channel, and what does not fit is
-//! dropped and counted.
+//! It never fails or slows a call: calls go into a bounded channel with their bodies as they were,
+//! and what does not fit is dropped and counted. The writer masks secrets, off the request path.
 
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use serde_json::Value;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
-use crate::{store::Store, task::TenantId};
+use crate::{
+    clock,
+    model::headers::{Headers, MASK},
+    store::{Store, StoreError},
+    task::TenantId,
+};
+
+/// Most calls that wait to be written; those that come on top are dropped.
+const MAX_QUEUED: usize = 10_000;
+
+/// Most bytes of texts and bodies that wait to be written, those in the writer's hands included.
+const MAX_QUEUED_BYTES: usize = 32 << 20;
+
+/// Most rows written at once.
+const MAX_BATCH: usize = 256;
+
+/// Most bytes of a body that is kept; of a longer one only its size is.
+const MAX_BODY: usize = 64 << 10;
+
+/// Most characters of an error's message. Its column is as wide as any text.
+const MAX_ERROR: usize = 4096;
+
+/// How long one write may take before the database counts as out of reach.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the writer goes on after the stop.
+const LAST_WRITES: Duration = Duration::from_secs(5);
+
+/// The rest after a first failed write; it doubles with each further one.
+const FIRST_REST: Duration = Duration::from_millis(250);
+
+/// The longest rest between tries.
+const LONGEST_REST: Duration = Duration::from_secs(15);
+
+/// Time between two warnings of dropped calls.
+const WARN_EVERY: Duration = Duration::from_secs(60);
+
+/// The field whose value is a model's headers.
+const API_KEY: &str = "apikey";
+
+/// Fields whose values are never kept, in lower case without `-` and `_`.
+const SECRETS: [&str; 13] = [
+    API_KEY,
+    "authorization",
+    "password",
+    "passwd",
+    "secret",
+    "clientsecret",
+    "token",
+    "accesstoken",
+    "refreshtoken",
+    "xapikey",
+    "xuserinfo",
+    "cookie",
+    "setcookie",
+];
 
 /// One row of `asynch_op_log`.
 #[derive(Debug, Clone)]
@@ -21,7 +88,7 @@ pub struct OpLog {
     pub created_at: DateTime<Utc>,
     /// Address of the caller.
     pub ip: String,
-    /// `User-Agent`, cut to 256 characters.
+    /// `User-Agent`.
     pub user_agent: String,
     /// Path of the route.
     pub api_path: String,
@@ -47,39 +114,517 @@ pub struct OpLog {
     pub response_payload: Option<String>,
 }
 
-/// Where rows are handed in; cheap to clone.
+/// One changing call as the API saw it: an [`OpLog`] whose bodies are still raw. The writer masks
+/// and shortens them, so that no caller waits for that.
+#[derive(Debug, Clone)]
+pub struct OpRecord {
+    /// See [`OpLog::tenant`].
+    pub tenant: TenantId,
+    /// See [`OpLog::creator`].
+    pub creator: String,
+    /// See [`OpLog::created_at`].
+    pub created_at: DateTime<Utc>,
+    /// See [`OpLog::ip`].
+    pub ip: String,
+    /// See [`OpLog::user_agent`].
+    pub user_agent: String,
+    /// See [`OpLog::api_path`].
+    pub api_path: String,
+    /// See [`OpLog::http_method`].
+    pub http_method: String,
+    /// See [`OpLog::biz_name`].
+    pub biz_name: String,
+    /// See [`OpLog::model_name`].
+    pub model_name: String,
+    /// See [`OpLog::task_id`].
+    pub task_id: String,
+    /// See [`OpLog::op_type`].
+    pub op_type: String,
+    /// See [`OpLog::success`].
+    pub success: bool,
+    /// See [`OpLog::error_msg`].
+    pub error_msg: String,
+    /// See [`OpLog::cost_ms`].
+    pub cost_ms: i64,
+    /// The request's body as it came in (or its query as JSON); empty if there was none.
+    pub request: Bytes,
+    /// The answer's body as it went out; empty if there was none.
+    pub response: Bytes,
+}
+
+/// Where calls are handed in; cheap to clone.
 #[derive(Clone)]
 pub struct OpLogger {
-    #[expect(dead_code)]
-    inner: (),
+    calls: mpsc::Sender<Queued>,
+    room: Arc<Semaphore>,
+    drops: Arc<Drops>,
 }
 
 /// The loop that writes them.
 pub struct OpLogWriter {
-    #[expect(dead_code)]
-    inner: (),
+    calls: mpsc::Receiver<Queued>,
+    drops: Arc<Drops>,
+    /// Masked and not yet written, oldest first.
+    pending: Vec<OpLog>,
+    /// What `pending` takes of the room.
+    held: Vec<OwnedSemaphorePermit>,
+    /// The database has refused a row since the last batch that it took whole.
+    refusing: bool,
+}
+
+/// A call on its way to the writer.
+struct Queued {
+    record: OpRecord,
+    held: OwnedSemaphorePermit,
+}
+
+/// How many calls got no row.
+#[derive(Default)]
+struct Drops {
+    count: AtomicU64,
+    warned_of: AtomicU64,
+    happened: Notify,
 }
 
 /// A logger and its writer.
 pub fn channel() -> (OpLogger, OpLogWriter) {
-    todo!()
+    let (sender, receiver) = mpsc::channel(MAX_QUEUED);
+    let drops = Arc::new(Drops::default());
+    let logger = OpLogger { calls: sender, room: Arc::new(Semaphore::new(MAX_QUEUED_BYTES)), drops: drops.clone() };
+    let writer = OpLogWriter { calls: receiver, drops, pending: Vec::new(), held: Vec::new(), refusing: false };
+    (logger, writer)
 }
 
 impl OpLogger {
-    /// Hands a row in; drops and counts it where the writer cannot keep up.
-    pub fn record(&self, _row: OpLog) {
-        todo!()
+    /// Hands a call in; drops and counts it where the writer cannot keep up. Never waits.
+    pub fn record(&self, record: OpRecord) {
+        let record = record.bounded();
+        let queued = match self.room.clone().try_acquire_many_owned(record.size()) {
+            Ok(held) => self.calls.try_send(Queued { record, held }).is_ok(),
+            Err(_) => false,
+        };
+        if !queued {
+            self.drops.add(1);
+        }
     }
 
-    /// Rows dropped since the start.
+    /// Calls that got no row since the start.
     pub fn dropped(&self) -> u64 {
-        todo!()
+        self.drops.count.load(Ordering::Relaxed)
     }
 }
 
 impl OpLogWriter {
-    /// Writes until `stop`, then what is left.
-    pub async fn run(self, _store: Store, _stop: CancellationToken) {
-        todo!()
+    /// Writes until `stop`, then what is left, for 5 s at most. While the database is
+    /// out of reach rows wait here and in the channel.
+    pub async fn run(mut self, store: Store, stop: CancellationToken) {
+        let drops = self.drops.clone();
+        let overdue = async {
+            stop.cancelled().await;
+            tokio::time::sleep(LAST_WRITES).await;
+        };
+        tokio::select! {
+            () = self.write(&store, &stop) => {}
+            () = overdue => {}
+            () = drops.warn_as_they_happen() => {}
+        }
+        self.calls.close();
+        let left = self.pending.len() + self.calls.len();
+        if left > 0 {
+            drops.add(left as u64);
+        }
+        drops.warn();
+    }
+
+    async fn write(&mut self, store: &Store, stop: &CancellationToken) {
+        let mut failures = 0;
+        loop {
+            if self.pending.is_empty() {
+                self.refill(stop).await;
+            }
+            if self.pending.is_empty() {
+                return;
+            }
+            let Err(error) = self.write_pending(store).await else {
+                failures = 0;
+                continue;
+            };
+            if failures == 0 {
+                warn!(%error, "cannot write the operation log, trying again until it works");
+            }
+            failures += 1;
+            rest(failures, stop).await;
+        }
+    }
+
+    /// Waits for a call and takes what else is there, a batch at most. Takes nothing only where
+    /// nothing can come any more.
+    async fn refill(&mut self, stop: &CancellationToken) {
+        let mut next = tokio::select! {
+            call = self.calls.recv() => call,
+            () = stop.cancelled() => {
+                self.calls.close();
+                self.calls.recv().await
+            }
+        };
+        while let Some(Queued { record, held }) = next {
+            self.pending.push(record.into_log());
+            self.held.push(held);
+            if self.pending.len() == MAX_BATCH {
+                return;
+            }
+            // Masking a long body takes a while; others want this thread in between.
+            tokio::task::yield_now().await;
+            next = self.calls.try_recv().ok();
+        }
+    }
+
+    /// Writes what is pending; what the database refuses is dropped, so that one bad row costs
+    /// only itself. An error leaves pending what has still to be written. A batch whose commit was
+    /// not confirmed is written again: two rows for one call are better than none.
+    async fn write_pending(&mut self, store: &Store) -> Result<(), StoreError> {
+        match insert(store, &self.pending).await {
+            Ok(()) => {
+                self.pending.clear();
+                self.refusing = false;
+            }
+            Err(StoreError::Broken(_)) => self.write_one_by_one(store).await?,
+            Err(away @ StoreError::Unavailable(_)) => return Err(away),
+        }
+        self.held.clear();
+        Ok(())
+    }
+
+    async fn write_one_by_one(&mut self, store: &Store) -> Result<(), StoreError> {
+        while let Some(row) = self.pending.first() {
+            match insert(store, std::slice::from_ref(row)).await {
+                Ok(()) => {}
+                Err(StoreError::Broken(error)) => {
+                    if !self.refusing {
+                        warn!(error, op_type = row.op_type, "the database refuses rows of the operation log");
+                    }
+                    self.refusing = true;
+                    self.drops.add(1);
+                }
+                Err(away @ StoreError::Unavailable(_)) => return Err(away),
+            }
+            self.pending.remove(0);
+        }
+        Ok(())
+    }
+}
+
+impl Drops {
+    fn add(&self, calls: u64) {
+        self.count.fetch_add(calls, Ordering::Relaxed);
+        self.happened.notify_one();
+    }
+
+    /// Warns of the first at once, of later ones together. Never returns.
+    async fn warn_as_they_happen(&self) {
+        loop {
+            self.happened.notified().await;
+            self.warn();
+            tokio::time::sleep(WARN_EVERY).await;
+        }
+    }
+
+    fn warn(&self) {
+        let count = self.count.load(Ordering::Relaxed);
+        let dropped = count - self.warned_of.swap(count, Ordering::Relaxed);
+        if dropped > 0 {
+            warn!(dropped, total = count, "{dropped} calls got no row in the operation log");
+        }
+    }
+}
+
+impl OpRecord {
+    /// This record with texts as long as their columns and no body that will not be kept anyway.
+    fn bounded(mut self) -> OpRecord {
+        let texts = [
+            (&mut self.creator, 64),
+            (&mut self.ip, 64),
+            (&mut self.user_agent, 256),
+            (&mut self.api_path, 256),
+            (&mut self.http_method, 16),
+            (&mut self.biz_name, 128),
+            (&mut self.model_name, 128),
+            (&mut self.task_id, 64),
+            (&mut self.op_type, 64),
+            (&mut self.error_msg, MAX_ERROR),
+        ];
+        for (text, width) in texts {
+            cut(text, width);
+        }
+        for body in [&mut self.request, &mut self.response] {
+            if body.len() > MAX_BODY {
+                *body = Bytes::from(truncated(body.len()));
+            }
+        }
+        self
+    }
+
+    /// Bytes it takes while it waits.
+    fn size(&self) -> u32 {
+        let texts = [
+            &self.creator,
+            &self.ip,
+            &self.user_agent,
+            &self.api_path,
+            &self.http_method,
+            &self.biz_name,
+            &self.model_name,
+            &self.task_id,
+            &self.op_type,
+            &self.error_msg,
+        ];
+        let bytes = texts.iter().map(|text| text.len()).sum::<usize>() + self.request.len() + self.response.len();
+        u32::try_from(bytes).unwrap_or(u32::MAX)
+    }
+
+    /// The row to write, bodies masked.
+    fn into_log(self) -> OpLog {
+        OpLog {
+            id: 0,
+            tenant: self.tenant,
+            creator: self.creator,
+            created_at: self.created_at,
+            ip: self.ip,
+            user_agent: self.user_agent,
+            api_path: self.api_path,
+            http_method: self.http_method,
+            biz_name: self.biz_name,
+            model_name: self.model_name,
+            task_id: self.task_id,
+            op_type: self.op_type,
+            success: self.success,
+            error_msg: self.error_msg,
+            cost_ms: self.cost_ms,
+            request_payload: masked_json(&self.request),
+            response_payload: masked_json(&self.response),
+        }
+    }
+}
+
+/// A body as it may be kept: JSON text whose secrets are masked, at any depth. `None` where there
+/// was no body; a note of its size where it is too long or not JSON.
+pub fn masked_json(body: &[u8]) -> Option<String> {
+    if body.is_empty() {
+        return None;
+    }
+    if body.len() > MAX_BODY {
+        return Some(truncated(body.len()));
+    }
+    // The parser refuses what is nested deeper than 128, which bounds the recursion below.
+    let Ok(mut json) = serde_json::from_slice::<Value>(body) else {
+        return Some(format!(r#"{{"unreadable":true,"bytes":{}}}"#, body.len()));
+    };
+    mask(&mut json);
+    Some(json.to_string())
+}
+
+fn truncated(bytes: usize) -> String {
+    format!(r#"{{"truncated":true,"bytes":{bytes}}}"#)
+}
+
+fn mask(json: &mut Value) {
+    match json {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                match SECRETS.iter().find(|secret| is_spelling_of(key, secret)) {
+                    Some(secret) => *value = masked(secret, value),
+                    None => mask(value),
+                }
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(mask),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// What is shown in place of a secret: `null` says that there was none, and a model's headers show
+/// their names as everywhere.
+fn masked(secret: &str, value: &Value) -> Value {
+    match value {
+        Value::Null => Value::Null,
+        Value::String(written) if secret == API_KEY => Value::from(masked_headers(written)),
+        Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => Value::from(MASK),
+    }
+}
+
+fn masked_headers(written: &str) -> String {
+    let Ok(headers) = Headers::parse(written) else {
+        return MASK.to_owned();
+    };
+    // A bare key that ends in base64 padding reads like a header's name without a value.
+    let all_have_values = headers.pairs().all(|(_, value)| value.bytes().any(|byte| byte.is_ascii_alphanumeric()));
+    if all_have_values { headers.masked() } else { MASK.to_owned() }
+}
+
+/// True of `apiKey`, `API_KEY` and `Api-Key` for `apikey`.
+fn is_spelling_of(key: &str, secret: &str) -> bool {
+    let letters = key.bytes().filter(|byte| !matches!(byte, b'-' | b'_'));
+    letters.map(|byte| byte.to_ascii_lowercase()).eq(secret.bytes())
+}
+
+/// Cuts a text to so many characters and removes NUL, which Postgres refuses in any text.
+fn cut(text: &mut String, width: usize) {
+    // A text of fewer bytes has fewer characters, so the usual one is left alone.
+    if text.len() > width || text.contains('\0') {
+        *text = text.chars().filter(|c| *c != '\0').take(width).collect();
+    }
+}
+
+async fn insert(store: &Store, rows: &[OpLog]) -> Result<(), StoreError> {
+    match tokio::time::timeout(WRITE_TIMEOUT, store.insert_op_logs(rows)).await {
+        Ok(written) => written,
+        Err(_) => Err(StoreError::Unavailable(format!("no answer within {WRITE_TIMEOUT:?}"))),
+    }
+}
+
+/// Rests before the next try; the longer the more have failed, and briefly once time is short.
+async fn rest(failures: u32, stop: &CancellationToken) {
+    if stop.is_cancelled() {
+        return tokio::time::sleep(FIRST_REST).await;
+    }
+    let pause = FIRST_REST.saturating_mul(2u32.saturating_pow(failures - 1)).min(LONGEST_REST);
+    tokio::select! {
+        () = tokio::time::sleep(clock::jittered(pause)) => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn masked(body: &str) -> String {
+        masked_json(body.as_bytes()).unwrap()
+    }
+
+    fn record(body: &str) -> OpRecord {
+        OpRecord {
+            tenant: TenantId(7),
+            creator: "ann".into(),
+            created_at: clock::now(),
+            ip: "127.0.0.1".into(),
+            user_agent: "test".into(),
+            api_path: "/task/createTask".into(),
+            http_method: "POST".into(),
+            biz_name: String::new(),
+            model_name: "tts".into(),
+            task_id: String::new(),
+            op_type: "createTask".into(),
+            success: true,
+            error_msg: String::new(),
+            cost_ms: 1,
+            request: Bytes::copy_from_slice(body.as_bytes()),
+            response: Bytes::new(),
+        }
+    }
+
+    #[test]
+    fn secrets_are_masked_in_every_spelling_and_at_every_depth() {
+        for key in ["password", "PASSWORD", "client_secret", "Access-Token", "refreshToken", "X-User-Info", "Cookie"] {
+            let body = format!(r#"{{"a":[{{"{key}":"hunter2"}}]}}"#);
+            assert_eq!(masked(&body), format!(r#"{{"a":[{{"{key}":"****"}}]}}"#));
+        }
+        let depth = 120;
+        let body = format!(r#"{}{{"token":"hunter2"}}{}"#, "[".repeat(depth), "]".repeat(depth));
+        assert!(!masked(&body).contains("hunter2") && masked(&body).contains("****"));
+    }
+
+    #[test]
+    fn a_secret_of_any_type_is_masked_and_null_stays() {
+        assert_eq!(
+            masked(r#"{"secret":{"a":"x"},"token":["x"],"passwd":1,"cookie":null}"#),
+            r#"{"cookie":null,"passwd":"****","secret":"****","token":"****"}"#
+        );
+    }
+
+    #[test]
+    fn what_only_resembles_a_secret_is_kept() {
+        let body = r#"{"max_tokens":5,"secrets":[1],"tokenizer":"bpe"}"#;
+        assert_eq!(masked(body), body);
+    }
+
+    #[test]
+    fn headers_of_a_model_show_their_names() {
+        assert_eq!(
+            masked(r#"{"apiKey":"Authorization:Bearer k,X-A=b"}"#),
+            r#"{"apiKey":"Authorization:****,X-A:****"}"#
+        );
+        for bare in ["sk-123456", "c2VjcmV0Cg==", "bad\\nkey:x"] {
+            assert_eq!(masked(&format!(r#"{{"api_key":"{bare}"}}"#)), r#"{"api_key":"****"}"#);
+        }
+        assert_eq!(masked(r#"{"apiKey":["k"]}"#), r#"{"apiKey":"****"}"#);
+    }
+
+    #[test]
+    fn of_what_cannot_be_kept_only_the_size_is() {
+        assert_eq!(masked_json(b""), None);
+        let long = format!("\"{}\"", "x".repeat(MAX_BODY));
+        assert_eq!(masked(&long), format!(r#"{{"truncated":true,"bytes":{}}}"#, long.len()));
+        assert_eq!(masked_json(b"password=hunter2").unwrap(), r#"{"unreadable":true,"bytes":16}"#);
+        assert_eq!(masked_json(b"\xff\xfe").unwrap(), r#"{"unreadable":true,"bytes":2}"#);
+        let deep = "[".repeat(30_000);
+        assert_eq!(masked(&deep), r#"{"unreadable":true,"bytes":30000}"#);
+    }
+
+    #[test]
+    fn texts_are_cut_between_characters_and_lose_nul() {
+        let cut_to = |text: &str, width| {
+            let mut text = text.to_owned();
+            cut(&mut text, width);
+            text
+        };
+        assert_eq!(cut_to("日本語", 2), "日本");
+        assert_eq!(cut_to("日本", 2), "日本");
+        assert_eq!(cut_to("a\0b\0c", 2), "ab");
+        assert_eq!(cut_to("short", 64), "short");
+    }
+
+    #[test]
+    fn a_record_is_bounded_before_it_waits() {
+        let long = "日".repeat(10_000);
+        let mut record = record(&"x".repeat(MAX_BODY + 1));
+        for text in [&mut record.creator, &mut record.biz_name, &mut record.user_agent, &mut record.error_msg] {
+            text.clone_from(&long);
+        }
+        let record = record.bounded();
+        let lengths = [&record.creator, &record.biz_name, &record.user_agent, &record.error_msg];
+        assert_eq!(lengths.map(|text| text.chars().count()), [64, 128, 256, MAX_ERROR]);
+        assert!(record.size() < 16_384, "{}", record.size());
+        let row = record.into_log();
+        assert_eq!(row.request_payload.unwrap(), format!(r#"{{"bytes":{},"truncated":true}}"#, MAX_BODY + 1));
+        assert_eq!(row.response_payload, None);
+    }
+
+    #[test]
+    fn calls_over_the_limit_are_dropped_and_counted() {
+        let (logger, _writer) = channel();
+        for _ in 0..MAX_QUEUED + 3 {
+            logger.record(record("{}"));
+        }
+        assert_eq!(logger.dropped(), 3);
+    }
+
+    #[test]
+    fn bodies_over_the_limit_are_dropped_and_counted() {
+        let (logger, _writer) = channel();
+        let body = "x".repeat(MAX_BODY);
+        let fit = MAX_QUEUED_BYTES / record(&body).size() as usize;
+        for _ in 0..fit + 3 {
+            logger.record(record(&body));
+        }
+        assert_eq!(logger.dropped(), 3);
+    }
+
+    #[test]
+    fn without_a_writer_every_call_is_dropped_and_counted() {
+        let (logger, writer) = channel();
+        drop(writer);
+        logger.record(record("{}"));
+        assert_eq!(logger.dropped(), 1);
     }
 }

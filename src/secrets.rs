@@ -24,6 +24,11 @@ impl std::fmt::Debug for Vault {
 #[error("a stored secret cannot be decrypted; secrets.key must be the key it was written with")]
 pub struct Unreadable;
 
+/// A text that cannot be sealed; it must not be stored.
+#[derive(Debug, thiserror::Error)]
+#[error("a secret could not be encrypted and was not stored")]
+pub struct Unsealed;
+
 impl Vault {
     /// A vault with that key, 32 bytes.
     pub fn new(key: &[u8; 32]) -> Vault {
@@ -32,16 +37,16 @@ impl Vault {
     }
 
     /// The text as it may be stored. Empty stays empty.
-    pub fn seal(&self, text: &str) -> String {
+    ///
+    /// # Errors
+    /// Where the cipher refuses, such as without random numbers.
+    pub fn seal(&self, text: &str) -> Result<String, Unsealed> {
         let Some(key) = self.key.as_ref().filter(|_| !text.is_empty()) else {
-            return text.to_owned();
+            return Ok(text.to_owned());
         };
         let mut sealed = text.as_bytes().to_vec();
-        match key.seal_in_place_append_tag(Aad::empty(), &mut sealed) {
-            Ok(nonce) => format!("{SEALED}{}", STANDARD.encode([nonce.as_ref().as_slice(), &sealed].concat())),
-            // Only a text of more than 2^36 bytes gets here; nothing may be stored in clear.
-            Err(_) => String::new(),
-        }
+        let nonce = key.seal_in_place_append_tag(Aad::empty(), &mut sealed).map_err(|_| Unsealed)?;
+        Ok(format!("{SEALED}{}", STANDARD.encode([nonce.as_ref().as_slice(), &sealed].concat())))
     }
 
     /// The text that was stored.
@@ -69,9 +74,9 @@ mod tests {
     #[test]
     fn what_is_sealed_opens_under_the_same_key_only() {
         let vault = Vault::new(&[7; 32]);
-        let sealed = vault.seal("A:secret");
+        let sealed = vault.seal("A:secret").unwrap();
         assert!(sealed.starts_with(SEALED) && !sealed.contains("secret"));
-        assert_ne!(sealed, vault.seal("A:secret"), "the nonce is fresh");
+        assert_ne!(sealed, vault.seal("A:secret").unwrap(), "the nonce is fresh");
         assert_eq!(vault.open(&sealed).unwrap(), "A:secret");
         assert!(Vault::new(&[8; 32]).open(&sealed).is_err());
         assert!(Vault::default().open(&sealed).is_err());
@@ -80,8 +85,8 @@ mod tests {
 
     #[test]
     fn plain_texts_stay_readable_when_a_key_is_set_later() {
-        assert_eq!(Vault::default().seal("A:b"), "A:b");
+        assert_eq!(Vault::default().seal("A:b").unwrap(), "A:b");
         assert_eq!(Vault::new(&[7; 32]).open("A:b").unwrap(), "A:b");
-        assert_eq!(Vault::new(&[7; 32]).seal(""), "");
+        assert_eq!(Vault::new(&[7; 32]).seal("").unwrap(), "");
     }
 }

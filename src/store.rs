@@ -21,12 +21,15 @@ use std::{fs::File, path::Path, str::FromStr, sync::Arc, time::Duration};
 
 use sqlx::{
     PgPool, SqlitePool,
-    postgres::{PgConnectOptions, PgPoolOptions},
+    postgres::{PgConnectOptions, PgDatabaseError, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::Database, secrets::Vault};
+use crate::{
+    config::Database,
+    secrets::{Unsealed, Vault},
+};
 
 /// How long a caller waits for a free connection before the database counts as out of reach.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -221,14 +224,47 @@ impl From<sqlx::Error> for StoreError {
         use sqlx::Error;
         let away = match &error {
             Error::Io(_) | Error::Tls(_) | Error::PoolTimedOut | Error::PoolClosed | Error::WorkerCrashed => true,
-            // Classes 08 connection, 40 rollback, 53 resources, 55 object state, 57 intervention;
-            // 25006 read-only. SQLite: 5 busy, 6 locked, 8 read-only, 13 full.
-            Error::Database(db) => db.code().is_some_and(|code| {
-                ["08", "40", "53", "55", "57"].iter().any(|class| code.len() == 5 && code.starts_with(class))
-                    || ["25006", "25P03", "5", "6", "8", "13"].contains(&code.as_ref())
-            }),
+            Error::Database(db) => match db.try_downcast_ref::<PgDatabaseError>() {
+                Some(postgres) => postgres_is_away(postgres.code()),
+                None => db.code().and_then(|code| code.parse().ok()).is_some_and(sqlite_is_away),
+            },
             _ => false,
         };
         if away { StoreError::Unavailable(error.to_string()) } else { StoreError::Broken(error.to_string()) }
+    }
+}
+
+/// Classes 08 connection, 40 rollback, 53 resources, 55 object state, 57 intervention; 25006
+/// read-only, 25P03 idle too long (PostgreSQL manual, appendix A).
+fn postgres_is_away(code: &str) -> bool {
+    ["08", "40", "53", "55", "57"].iter().any(|class| code.starts_with(class)) || ["25006", "25P03"].contains(&code)
+}
+
+/// The primary code is in the low byte: 5 busy, 6 locked, 8 read-only, 10 I/O error, 13 full
+/// (sqlite.org/rescode.html).
+fn sqlite_is_away(code: u32) -> bool {
+    [5, 6, 8, 10, 13].contains(&(code & 0xff))
+}
+
+impl From<Unsealed> for StoreError {
+    fn from(error: Unsealed) -> StoreError {
+        StoreError::Broken(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_will_pass_is_told_from_what_will_not() {
+        for code in ["08006", "40001", "53300", "55P03", "57P01", "25006", "25P03"] {
+            assert!(postgres_is_away(code), "{code}");
+        }
+        for code in ["23505", "22P05", "42601", "25P02"] {
+            assert!(!postgres_is_away(code), "{code}");
+        }
+        assert!(sqlite_is_away(5) && sqlite_is_away(517) && sqlite_is_away(778) && sqlite_is_away(13));
+        assert!(!sqlite_is_away(1) && !sqlite_is_away(2067));
     }
 }

@@ -121,7 +121,7 @@ struct Life {
     node: NodeId,
     lanes: Lanes,
     runs: JoinSet<()>,
-    /// What this node knows to be running.
+    /// What this node works on.
     live: LiveSet,
     cut: Cut,
     /// The last claim failed: rows may be ours without our knowing.
@@ -230,10 +230,6 @@ impl Worker {
 
     /// The dispatch loop: until `stop`, and then the grace.
     async fn dispatch(&mut self, life: &mut Life, stop: &CancellationToken, ready: &mut Option<impl FnOnce()>) {
-        match self.shared.spool.own().await {
-            Ok(parked) => self.adopt(life, parked).await,
-            Err(error) => warn!(%error, "cannot read the spool"),
-        }
         self.scan(life).await;
         if let Some(ready) = ready.take() {
             ready();
@@ -403,9 +399,8 @@ impl Worker {
     /// After a claim whose outcome is unknown: hands back what the database says is ours and we
     /// know nothing of. Nobody else would, for our lease is alive.
     async fn settle_doubt(&self, life: &mut Life) -> Result<(), StoreError> {
-        let ours = life.live.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for held in self.shared.store.held_by(life.node).await? {
-            if !ours.contains(&(held.key, held.attempt)) {
+            if !life.works_on((held.key, held.attempt)) {
                 let lane = held.lane;
                 if self.shared.store.apply(lifecycle::never_started(&held)).await? == lifecycle::Applied::Done {
                     self.shared.wake.send([WakeUp { lane, rewind: true }]);
@@ -415,21 +410,27 @@ impl Worker {
         Ok(())
     }
 
-    /// Looks for lanes with work in the whole table, and for results that dead processes left.
+    /// Looks for lanes with work in the whole table, and for parked results that nobody works on:
+    /// those of an incarnation before this one, and those that dead processes left.
     async fn scan(&self, life: &mut Life) {
         match self.shared.store.lanes_with_work().await {
             Ok(lanes) => lanes.into_iter().for_each(|lane| life.lanes.wake(WakeUp { lane, rewind: true })),
             Err(error) => warn!(%error, "cannot scan for lanes with work, trying again"),
         }
-        match self.shared.spool.take_over().await {
-            Ok(parked) => self.adopt(life, parked).await,
-            Err(error) => warn!(%error, "cannot take over the spools of dead processes, trying again"),
+        for found in [self.shared.spool.own().await, self.shared.spool.take_over().await] {
+            match found {
+                Ok(parked) => self.adopt(life, parked).await,
+                Err(error) => warn!(%error, "cannot look for parked results, trying again"),
+            }
         }
     }
 
     /// Goes on with parked results whose tasks nobody has taken since, and deletes the others.
     async fn adopt(&self, life: &mut Life, parked: Vec<Parked>) {
         for parked in parked {
+            if life.works_on((parked.key, parked.attempt)) {
+                continue;
+            }
             let tmp_file = parked.path.to_string_lossy().into_owned();
             match self.shared.store.adopt(life.node, parked.key, parked.attempt, &tmp_file).await {
                 Ok(Some(adopted)) => {
@@ -443,7 +444,7 @@ impl Worker {
                         warn!(task_id = %parked.key.id, %error, "could not delete a parked result that nobody needs");
                     }
                 }
-                // It stays in the spool; the next incarnation finds it.
+                // It stays in the spool; the next scan finds it.
                 Err(error) => warn!(task_id = %parked.key.id, %error, "cannot adopt a parked result now"),
             }
         }
@@ -451,6 +452,10 @@ impl Worker {
 }
 
 impl Life {
+    fn works_on(&self, attempt: (TaskKey, Attempt)) -> bool {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).contains(&attempt)
+    }
+
     /// Runs a task in the set that this life joins at its end.
     fn spawn<F>(&mut self, run: Run, go: impl FnOnce(Run) -> F)
     where

@@ -40,10 +40,14 @@ impl Headers {
             if name.is_empty() || !name.bytes().all(is_token_byte) {
                 return Err("has a header name that is empty or has characters HTTP does not allow".to_owned());
             }
-            if value.bytes().any(|byte| !byte.is_ascii()) {
+            if !value.is_ascii() {
                 return Err(format!("has a value for {name} that is not ASCII"));
             }
-            pairs.push((name.to_owned(), unquoted(value).to_owned()));
+            let value = unquoted(value);
+            if value.contains('"') && needs_quotes(value) {
+                return Err(format!("has a value for {name} with double quotes inside quotes"));
+            }
+            pairs.push((name.to_owned(), value.to_owned()));
         }
         Ok(Headers(pairs))
     }
@@ -62,6 +66,9 @@ impl Headers {
                     .ok_or_else(|| format!("has {MASK} for {name}, but no value is stored under that name"))?;
                 value.clone_from(kept);
             }
+        }
+        if self.written().chars().count() > MAX_LENGTH {
+            return Err(format!("must have at most {MAX_LENGTH} characters, kept values included"));
         }
         Ok(self)
     }
@@ -173,7 +180,7 @@ mod tests {
 
     #[test]
     fn what_http_does_not_allow_is_refused() {
-        for written in ["nothing", ":x", "A B:c", "Ä:x", "A:ä", "A:b\r\nC:d", "A:\"open", "A:b\u{7f}"] {
+        for written in ["nothing", ":x", "A B:c", "Ä:x", "A:ä", "A:b\r\nC:d", "A:\"open", "A:b\u{7f}", "A:a\"b,c\"d"] {
             assert!(Headers::parse(written).is_err(), "{written:?}");
         }
         assert!(Headers::parse(&format!("A:{}", "x".repeat(MAX_LENGTH))).is_err());
@@ -181,7 +188,7 @@ mod tests {
 
     #[test]
     fn writing_and_reading_are_inverse() {
-        for written in ["A:b", "A:\"x, y\",B:z", "Authorization:Bearer t0k", "A:", "A:a\"b\"c"] {
+        for written in ["A:b", "A:\"x, y\",B:z", "Authorization:Bearer t0k", "A:", "A:a\"b\"c", "A:\"\"", "A:\" x \""] {
             let headers = Headers::parse(written).unwrap();
             assert_eq!(Headers::parse(&headers.written()).unwrap(), headers, "{written}");
         }
@@ -200,6 +207,9 @@ mod tests {
         let sent = Headers::parse("a:****,C:three").unwrap().with_masked_kept(&stored).unwrap();
         assert_eq!(sent.written(), "a:one,C:three");
         assert!(Headers::parse("D:****").unwrap().with_masked_kept(&stored).is_err());
+        let long = Headers::parse(&format!("A:{}", "x".repeat(1000))).unwrap();
+        let longer = Headers::parse(&format!("A:****,B:{}", "y".repeat(1000))).unwrap();
+        assert!(longer.with_masked_kept(&long).is_err(), "what is stored must be readable again");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use sqlx::{
     SqlStr,
-    migrate::{Migration, MigrationType, Migrator},
+    migrate::{Migration, MigrateError, MigrationType, Migrator},
 };
 
 use super::{Backend, StoreError};
@@ -31,5 +31,8 @@ pub(super) async fn run(backend: &Backend) -> Result<(), StoreError> {
         Backend::Postgres { pool, .. } => migrator.run(pool).await,
         Backend::Sqlite { writer, .. } => migrator.run(writer).await,
     };
-    result.map_err(|error| StoreError::Broken(format!("migration failed: {error}")))
+    result.map_err(|error| match error {
+        MigrateError::Execute(error) => error.into(),
+        error => StoreError::Broken(format!("migration failed: {error}")),
+    })
 }

@@ -1,7 +1,51 @@
 //! The verbs on the operation log.
 
-use super::{Listing, Page, Store, StoreError};
+use sqlx::{ColumnIndex, Decode, PgPool, Row, SqlitePool, Type};
+
+use super::{Backend, Listing, Page, Store, StoreError, models::is_nowhere, on_each, value::Stamp};
 use crate::{oplog::OpLog, task::TenantId};
+
+/// What a row is written to: `$1` to `$16`, for who changed it last is who made it.
+macro_rules! insert {
+    () => {
+        "INSERT INTO asynch_op_log (tenant_id, creator, created_at, updater, updated_at, ip, user_agent, api_path, \
+         http_method, biz_name, model_name, task_id, op_type, success, error_msg, cost_ms, request_payload, \
+         response_payload) "
+    };
+}
+
+const INSERT_POSTGRES: &str = concat!(
+    insert!(),
+    "SELECT tenant_id, creator, created_at, creator, created_at, ip, user_agent, api_path, http_method, biz_name, \
+         model_name, task_id, op_type, success, error_msg, cost_ms, request::json, response::json \
+     FROM unnest($1::bigint[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::text[], \
+         $8::text[], $9::text[], $10::text[], $11::text[], $12::smallint[], $13::text[], $14::bigint[], $15::text[], \
+         $16::text[]) WITH ORDINALITY \
+     AS r (tenant_id, creator, created_at, ip, user_agent, api_path, http_method, biz_name, model_name, task_id, \
+         op_type, success, error_msg, cost_ms, request, response, place) \
+     ORDER BY place"
+);
+
+const INSERT_SQLITE: &str =
+    concat!(insert!(), "VALUES ($1, $2, $3, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)");
+
+/// The filter, bound to `$1` to `$5`.
+macro_rules! listed {
+    () => {
+        " FROM asynch_op_log WHERE tenant_id = $1 AND deleted_at IS NULL AND ($2 IS NULL OR op_type = $2) \
+         AND ($3 IS NULL OR model_name = $3) AND ($4 IS NULL OR task_id = $4) AND ($5 IS NULL OR success = $5)"
+    };
+}
+
+const COUNT: &str = concat!("SELECT count(*)", listed!());
+
+const LIST: &str = concat!(
+    "SELECT id, tenant_id, creator, created_at, ip, user_agent, api_path, http_method, biz_name, model_name, task_id, \
+     op_type, success, error_msg, cost_ms, CAST(request_payload AS TEXT) AS request_payload, \
+     CAST(response_payload AS TEXT) AS response_payload",
+    listed!(),
+    " ORDER BY id DESC LIMIT $6 OFFSET $7"
+);
 
 /// What listOpLog filters by; all given must hold.
 #[derive(Debug, Clone, Default)]
@@ -17,18 +61,144 @@ pub struct OpLogFilter {
 }
 
 impl Store {
-    /// Writes a batch of rows.
-    pub async fn insert_op_logs(&self, _rows: &[OpLog]) -> Result<(), StoreError> {
-        todo!()
+    /// Writes a batch of rows, all or none. Texts have to fit their columns and payloads have to be
+    /// JSON; [`OpLogger::record`](crate::oplog::OpLogger::record) and its writer see to both.
+    ///
+    /// # Errors
+    /// Where the database is out of reach or refuses a row.
+    pub async fn insert_op_logs(&self, rows: &[OpLog]) -> Result<(), StoreError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        match &self.backend {
+            Backend::Postgres { pool, .. } => insert_postgres(pool, rows).await,
+            Backend::Sqlite { writer, .. } => insert_sqlite(writer, rows).await,
+        }
     }
 
     /// Rows of a tenant, newest first.
+    ///
+    /// # Errors
+    /// Where the database is out of reach.
     pub async fn list_op_logs(
         &self,
-        _tenant: TenantId,
-        _filter: &OpLogFilter,
-        _page: Page,
+        tenant: TenantId,
+        filter: &OpLogFilter,
+        page: Page,
     ) -> Result<Listing<OpLog>, StoreError> {
-        todo!()
+        let texts = [&filter.op_type, &filter.model_name, &filter.task_id].map(Option::as_deref);
+        if texts.into_iter().flatten().any(is_nowhere) {
+            return Ok(Listing { list: Vec::new(), total: 0 });
+        }
+        let [op_type, model_name, task_id] = texts;
+        let success = filter.success.map(i16::from);
+        on_each!(&self.backend, read pool => {
+            let total = sqlx::query_scalar(COUNT)
+                .bind(tenant.0)
+                .bind(op_type)
+                .bind(model_name)
+                .bind(task_id)
+                .bind(success)
+                .fetch_one(pool)
+                .await?;
+            let rows = sqlx::query(LIST)
+                .bind(tenant.0)
+                .bind(op_type)
+                .bind(model_name)
+                .bind(task_id)
+                .bind(success)
+                .bind(page.limit)
+                .bind(page.offset)
+                .fetch_all(pool)
+                .await?;
+            Ok(Listing { list: rows.iter().map(read_log).collect::<Result<_, _>>()?, total })
+        })
     }
+}
+
+async fn insert_postgres(pool: &PgPool, rows: &[OpLog]) -> Result<(), StoreError> {
+    let texts = |column: fn(&OpLog) -> &str| rows.iter().map(column).collect::<Vec<&str>>();
+    let numbers = |column: fn(&OpLog) -> i64| rows.iter().map(column).collect::<Vec<i64>>();
+    let payloads = |column: fn(&OpLog) -> Option<&str>| rows.iter().map(column).collect::<Vec<Option<&str>>>();
+    let mut transaction = pool.begin().await?;
+    // The log may lose its last moment in a crash of the database; it must not cost a flush.
+    sqlx::query("SET LOCAL synchronous_commit = off").execute(&mut *transaction).await?;
+    sqlx::query(INSERT_POSTGRES)
+        .bind(numbers(|row| row.tenant.0))
+        .bind(texts(|row| &row.creator))
+        .bind(rows.iter().map(|row| row.created_at).collect::<Vec<_>>())
+        .bind(texts(|row| &row.ip))
+        .bind(texts(|row| &row.user_agent))
+        .bind(texts(|row| &row.api_path))
+        .bind(texts(|row| &row.http_method))
+        .bind(texts(|row| &row.biz_name))
+        .bind(texts(|row| &row.model_name))
+        .bind(texts(|row| &row.task_id))
+        .bind(texts(|row| &row.op_type))
+        .bind(rows.iter().map(|row| i16::from(row.success)).collect::<Vec<_>>())
+        .bind(texts(|row| &row.error_msg))
+        .bind(numbers(|row| row.cost_ms))
+        .bind(payloads(|row| row.request_payload.as_deref()))
+        .bind(payloads(|row| row.response_payload.as_deref()))
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+async fn insert_sqlite(writer: &SqlitePool, rows: &[OpLog]) -> Result<(), StoreError> {
+    let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
+    for row in rows {
+        sqlx::query(INSERT_SQLITE)
+            .bind(row.tenant.0)
+            .bind(&row.creator)
+            .bind(Stamp(row.created_at))
+            .bind(&row.ip)
+            .bind(&row.user_agent)
+            .bind(&row.api_path)
+            .bind(&row.http_method)
+            .bind(&row.biz_name)
+            .bind(&row.model_name)
+            .bind(&row.task_id)
+            .bind(&row.op_type)
+            .bind(i16::from(row.success))
+            .bind(&row.error_msg)
+            .bind(row.cost_ms)
+            .bind(&row.request_payload)
+            .bind(&row.response_payload)
+            .execute(&mut *transaction)
+            .await?;
+    }
+    transaction.commit().await?;
+    Ok(())
+}
+
+fn read_log<R>(row: &R) -> Result<OpLog, StoreError>
+where
+    R: Row,
+    for<'c> &'c str: ColumnIndex<R>,
+    i16: for<'r> Decode<'r, R::Database> + Type<R::Database>,
+    i64: for<'r> Decode<'r, R::Database> + Type<R::Database>,
+    String: for<'r> Decode<'r, R::Database> + Type<R::Database>,
+    Stamp: for<'r> Decode<'r, R::Database> + Type<R::Database>,
+{
+    Ok(OpLog {
+        id: row.try_get("id")?,
+        tenant: TenantId(row.try_get("tenant_id")?),
+        creator: row.try_get("creator")?,
+        created_at: row.try_get::<Stamp, _>("created_at")?.0,
+        ip: row.try_get("ip")?,
+        user_agent: row.try_get("user_agent")?,
+        api_path: row.try_get("api_path")?,
+        http_method: row.try_get("http_method")?,
+        biz_name: row.try_get("biz_name")?,
+        model_name: row.try_get("model_name")?,
+        task_id: row.try_get("task_id")?,
+        op_type: row.try_get("op_type")?,
+        success: row.try_get::<i16, _>("success")? != 0,
+        error_msg: row.try_get("error_msg")?,
+        cost_ms: row.try_get("cost_ms")?,
+        request_payload: row.try_get("request_payload")?,
+        response_payload: row.try_get("response_payload")?,
+    })
 }

@@ -10,7 +10,11 @@
 
 mod crash;
 mod lifecycle;
+mod migrations;
 mod permits;
+mod spool;
+mod storage;
+mod store;
 mod support;
 mod tidy;
 mod wake;

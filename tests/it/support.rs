@@ -4,5 +4,8 @@
 pub mod app;
 pub mod backend;
 pub mod eventually;
+pub mod file_service;
 pub mod model;
+pub mod raw;
 pub mod redis;
+pub mod s3;

@@ -1,0 +1,6 @@
+//! The conformance suite: every verb of the store, on both backends.
+
+mod models;
+mod nodes;
+mod oplog;
+mod stats;
