@@ -1,11 +1,41 @@
 //! The HTTP interface: a table of routes and the layers around them.
+//!
+//! A request passes, from the outside in: `exchange` (request id, envelope of failures, log line),
+//! the catcher of panics, `auth::identify` (who is calling, from the headers alone), `audit` (changing
+//! calls only), `request::receive` (body and query, within limits), `auth::act` (for which tenant),
+//! and its handler. Handlers extract, check, call one verb of the store, wake and answer.
+
+mod audit;
+mod auth;
+mod envelope;
+mod error;
+mod exchange;
+mod files;
+mod health;
+mod model_fields;
+mod models;
+mod openapi;
+mod oplog;
+mod request;
+mod stats;
+mod tasks;
+mod wire;
 
 use std::{net::SocketAddr, sync::Arc};
 
+use axum::{
+    Router,
+    handler::Handler,
+    middleware::{from_fn, from_fn_with_state},
+    routing::{MethodFilter, MethodRouter, on},
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tower_http::catch_panic::CatchPanicLayer;
 use tracing::error;
 
+pub use self::openapi::openapi;
+use self::{error::ApiError, request::Limits};
 use crate::{
     catalog::Catalog, config::Config, oplog::OpLogger, permits::Permits, storage::Storage, store::Store, wake::Wake,
 };
@@ -31,16 +61,263 @@ pub struct ApiState {
     pub stopping: CancellationToken,
 }
 
+/// One row of the table of routes.
+struct Route {
+    #[cfg_attr(not(test), expect(dead_code, reason = "a test compares the table with the OpenAPI document"))]
+    method: MethodFilter,
+    path: &'static str,
+    access: Access,
+    handler: MethodRouter<ApiState>,
+}
+
+/// What stands in front of a handler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    /// Nothing: anyone may call it.
+    Open,
+    /// The caller must be known.
+    Known,
+    /// The caller must be known, and the call leaves a row in the operation log.
+    Logged,
+}
+
+/// Every route, by who calls it.
+fn routes() -> Vec<Route> {
+    use Access::{Known, Logged, Open};
+    const GET: MethodFilter = MethodFilter::GET;
+    const POST: MethodFilter = MethodFilter::POST;
+    const PUT: MethodFilter = MethodFilter::PUT;
+    const DELETE: MethodFilter = MethodFilter::DELETE;
+    vec![
+        // Business services: hand tasks in, pick results up.
+        route(POST, "/task/createTask", Logged, tasks::create_task),
+        route(GET, "/task/getTaskResult", Known, tasks::get_task_result),
+        route(POST, "/task/getTaskBatch", Known, tasks::get_task_batch),
+        route(POST, "/task/listTask", Known, tasks::list_task),
+        // Whoever looks after a tenant: its models, and what became of its calls.
+        route(POST, "/model/createModel", Logged, models::create_model),
+        route(PUT, "/model/updateModel", Logged, models::update_model),
+        route(DELETE, "/model/deleteModel", Logged, models::delete_model),
+        route(POST, "/model/deleteModel", Logged, models::delete_model_by_post),
+        route(GET, "/model/getModel", Known, models::get_model),
+        route(POST, "/model/listModel", Known, models::list_model),
+        route(POST, "/stat/listModelStat", Known, stats::list_model_stat),
+        route(POST, "/opLog/listOpLog", Known, oplog::list_op_log),
+        // Whoever was given the URL of a result.
+        route(GET, "/file/{*key}", Open, files::file),
+        // Probes and tools.
+        route(GET, "/healthz", Open, health::healthz),
+        route(GET, "/readyz", Open, health::readyz),
+        route(GET, "/openapi.json", Open, openapi::document),
+    ]
+}
+
 /// Every route, with its layers.
-pub fn router(_state: ApiState) -> axum::Router {
-    todo!()
+pub fn router(state: ApiState) -> Router {
+    let table = routes().into_iter().fold(Router::new(), |table, route| table.route(route.path, route.layered(&state)));
+    finished(table).with_state(state)
 }
 
 /// Serves until `stop`, then lets requests under way end.
 pub async fn serve(listener: TcpListener, state: ApiState, stop: CancellationToken) {
+    // The operation log wants to know where a call came from.
     let service = router(state).into_make_service_with_connect_info::<SocketAddr>();
     let served = axum::serve(listener, service).with_graceful_shutdown(async move { stop.cancelled().await }).await;
     if let Err(error) = served {
         error!(%error, "the http server failed");
+    }
+}
+
+/// What goes around all routes, and around the lack of one.
+fn finished<S: Clone + Send + Sync + 'static>(table: Router<S>) -> Router<S> {
+    table
+        .fallback(|| async { ApiError::no_such_route() })
+        .method_not_allowed_fallback(|| async { ApiError::no_such_method() })
+        .layer(CatchPanicLayer::custom(exchange::panicked))
+        .layer(from_fn(exchange::accompany))
+}
+
+fn route<H, T>(method: MethodFilter, path: &'static str, access: Access, handler: H) -> Route
+where
+    H: Handler<T, ApiState>,
+    T: 'static,
+{
+    Route { method, path, access, handler: on(method, handler) }
+}
+
+impl Route {
+    /// The method as it stands in a request.
+    #[cfg(test)]
+    fn method_name(&self) -> &'static str {
+        let names = [
+            (MethodFilter::GET, "GET"),
+            (MethodFilter::POST, "POST"),
+            (MethodFilter::PUT, "PUT"),
+            (MethodFilter::DELETE, "DELETE"),
+        ];
+        names.into_iter().find(|(method, _)| *method == self.method).map_or("?", |(_, name)| name)
+    }
+
+    /// The handler behind its layers; the last one added is the first to see a request.
+    fn layered(self, state: &ApiState) -> MethodRouter<ApiState> {
+        let identify = from_fn_with_state(Arc::new(state.config.auth.clone()), auth::identify);
+        let record = from_fn_with_state(state.clone(), audit::record);
+        let receive = from_fn_with_state(Limits::of_bytes(state.config.server.max_body_bytes), request::receive);
+        let received = |handler: MethodRouter<ApiState>| handler.route_layer(from_fn(auth::act)).route_layer(receive);
+        match self.access {
+            Access::Open => self.handler,
+            Access::Known => received(self.handler).route_layer(identify),
+            Access::Logged => received(self.handler).route_layer(record).route_layer(identify),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::post;
+    use serde::Deserialize;
+    use serde_json::{Value, json};
+
+    use super::{
+        auth::{Acting, NamedTenant},
+        request::Ask,
+        *,
+    };
+    use crate::{config::Auth, task::TenantId};
+
+    const LIMIT: usize = 1000;
+    const ANN: &str = r#"{"tenantId":7,"userName":"ann"}"#;
+    const ROOT: &str = r#"{"tenantId":0,"userName":"root","admin":true}"#;
+
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Echo {
+        model_name: Option<String>,
+    }
+
+    async fn echo(Acting(caller): Acting, NamedTenant(named): NamedTenant, Ask(ask): Ask<Echo>) -> axum::Json<Value> {
+        axum::Json(json!({
+            "tenant": caller.tenant.0, "named": named.map(|TenantId(tenant)| tenant), "modelName": ask.model_name
+        }))
+    }
+
+    /// The layers of a route for callers around an echo, and a handler that panics.
+    fn sample() -> Router {
+        let table = Router::new()
+            .route("/echo", post(echo).get(echo))
+            .route_layer(from_fn(auth::act))
+            .route_layer(from_fn_with_state(Limits::of_bytes(LIMIT), request::receive))
+            .route_layer(from_fn_with_state(Arc::new(Auth::Gateway { secret: None }), auth::identify))
+            .route("/panic", post(|| async { panic!("secret plans") as () }));
+        finished(table)
+    }
+
+    /// Serves the sample to one client.
+    async fn served<T>(client: impl AsyncFnOnce(String, reqwest::Client) -> T) -> T {
+        let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        tokio::select! {
+            ended = async { axum::serve(listener, sample()).await } => panic!("the server ended: {ended:?}"),
+            outcome = client(base, reqwest::Client::new()) => outcome,
+        }
+    }
+
+    /// Status and body of one request.
+    async fn answer(request: reqwest::RequestBuilder) -> (u16, Value) {
+        let response = request.send().await.unwrap();
+        let status = response.status().as_u16();
+        assert_eq!(response.headers()["content-type"], "application/json");
+        let id = response.headers()["x-request-id"].to_str().unwrap().to_owned();
+        let body: Value = response.json().await.unwrap();
+        if status >= 400 {
+            assert_eq!(body["error"]["requestId"], id);
+            assert_eq!(body["data"], Value::Null);
+        }
+        (status, body)
+    }
+
+    async fn refusal(request: reqwest::RequestBuilder) -> (u16, String, Option<String>) {
+        let (status, body) = answer(request).await;
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        (status, text(&body["error"]["kind"]).unwrap_or_default(), text(&body["error"]["field"]))
+    }
+
+    fn refused(status: u16, kind: &str, field: Option<&str>) -> (u16, String, Option<String>) {
+        (status, kind.to_owned(), field.map(str::to_owned))
+    }
+
+    #[tokio::test]
+    async fn what_no_handler_answers_is_an_envelope_too() {
+        served(async |base, client| {
+            let nowhere = refusal(client.get(format!("{base}/nowhere"))).await;
+            assert_eq!(nowhere, refused(404, "not_found", None));
+            let response = client.delete(format!("{base}/echo")).send().await.unwrap();
+            let allow = response.headers()["allow"].to_str().unwrap().to_owned();
+            assert!(allow.contains("POST") && allow.contains("GET"), "{allow}");
+            let wrong = refusal(client.delete(format!("{base}/echo"))).await;
+            assert_eq!(wrong, refused(405, "method_not_allowed", None));
+            let head = client.head(format!("{base}/nowhere")).send().await.unwrap();
+            assert_eq!((head.status().as_u16(), head.text().await.unwrap().as_str()), (404, ""));
+            let (status, body) = answer(client.post(format!("{base}/panic"))).await;
+            assert_eq!((status, &body["code"]), (500, &json!(50)));
+            assert!(!body.to_string().contains("secret plans"));
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn the_request_id_of_the_caller_comes_back() {
+        served(async |base, client| {
+            let response = client.get(format!("{base}/nowhere")).header("X-Request-Id", "a:b-1").send().await.unwrap();
+            assert_eq!(response.headers()["x-request-id"], "a:b-1");
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn the_caller_is_known_before_its_body_is_read() {
+        served(async |base, client| {
+            let huge = "x".repeat(LIMIT * 2);
+            assert_eq!(refusal(client.post(format!("{base}/echo")).body(huge.clone())).await.0, 401);
+            let known = client.post(format!("{base}/echo")).header("X-User-Info", ANN).body(huge);
+            assert_eq!(refusal(known).await, refused(413, "too_large", None));
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_tenant_is_named_in_query_or_body_and_only_by_an_admin() {
+        served(async |base, client| {
+            let ask = |info: &str, query: &str, body: &str| {
+                client.post(format!("{base}/echo{query}")).header("X-User-Info", info).body(body.to_owned())
+            };
+            for (query, body) in
+                [("?tenantId=8", ""), ("", r#"{"tenantId":"8"}"#), ("?tenantId=0", r#"{"tenantId":8}"#)]
+            {
+                let (status, seen) = answer(ask(ROOT, query, body)).await;
+                assert_eq!((status, &seen["tenant"], &seen["named"]), (200, &json!(8), &json!(8)), "{query} {body}");
+                let foreign = refusal(ask(ANN, query, body)).await;
+                assert_eq!(foreign, refused(403, "forbidden", Some("tenantId")));
+            }
+            let (_, seen) = answer(ask(ANN, "", "")).await;
+            assert_eq!((&seen["tenant"], &seen["named"]), (&json!(7), &Value::Null));
+            let (_, seen) = answer(ask(ANN, "", r#"{"tenantId":"7"}"#)).await;
+            assert_eq!(seen["tenant"], 7);
+            let unreadable = refusal(ask(ANN, "", r#"{"tenantId":"x"}"#)).await;
+            assert_eq!(unreadable, refused(400, "validation", Some("tenantId")));
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_get_reads_its_query() {
+        served(async |base, client| {
+            let ask = |query: &str| client.get(format!("{base}/echo?{query}")).header("X-User-Info", ANN);
+            assert_eq!(answer(ask("modelName=a+b%26c")).await.1["modelName"], "a b&c");
+            for query in ["modelName=%ff", "modelName=%zz", "modelName=a&modelName=b"] {
+                assert_eq!(refusal(ask(query)).await, refused(400, "malformed", None), "{query}");
+            }
+        })
+        .await;
     }
 }

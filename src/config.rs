@@ -1,8 +1,13 @@
 //! The configuration as used: typed and checked. As written (every key with its default and a doc
-//! line) it is in [`raw`]; reading file and environment is in [`load`].
+//! line) it is in [`raw`]; [`load`] reads file and environment, [`check`] turns the one into the
+//! other, [`keys`] knows all names and which values are secret.
 
+pub mod check;
+pub mod keys;
 pub mod load;
 pub mod raw;
+
+mod warnings;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 

@@ -44,6 +44,7 @@
 //! 6. No transaction is held across a model call, an upload or a Redis call.
 
 pub mod cli;
+pub mod logging;
 
 pub mod app;
 

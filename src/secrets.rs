@@ -36,6 +36,11 @@ impl Vault {
         Vault { key: key.map(std::sync::Arc::new) }
     }
 
+    /// True where texts are sealed at all.
+    pub fn has_key(&self) -> bool {
+        self.key.is_some()
+    }
+
     /// The text as it may be stored. Empty stays empty.
     ///
     /// # Errors

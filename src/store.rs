@@ -14,7 +14,11 @@ pub mod oplog;
 pub mod stats;
 pub mod tasks;
 
+mod group;
 mod migrate;
+mod postgres;
+mod row;
+mod sqlite;
 mod value;
 
 use std::{fs::File, path::Path, str::FromStr, sync::Arc, time::Duration};
@@ -24,15 +28,28 @@ use sqlx::{
     postgres::{PgConnectOptions, PgDatabaseError, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use self::{
+    group::{Committer, Group, group},
+    tasks::{
+        admission::LaneMemory,
+        batches::{Applier, Enqueuer},
+    },
+};
 use crate::{
     config::Database,
     secrets::{Unsealed, Vault},
+    task::lifecycle::Transition,
 };
 
 /// How long a caller waits for a free connection before the database counts as out of reach.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long one piece of work may take before the database counts as out of reach: as long as
+/// Postgres itself lets a statement run, and what ends the wait for a peer that went silent.
+const WORK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Readers of the embedded database; its one writer has a connection of its own.
 const SQLITE_READERS: u32 = 4;
@@ -42,6 +59,10 @@ const SQLITE_READERS: u32 = 4;
 pub struct Store {
     backend: Backend,
     vault: Vault,
+    enqueuer: Group<Enqueuer>,
+    applier: Group<Applier>,
+    /// What claims whose commit was not confirmed may have taken; the next claim gives it back.
+    unsure: Arc<Mutex<Vec<Transition>>>,
     /// Held for as long as any handle lives: a second process refuses to start.
     _lock: Option<Arc<File>>,
 }
@@ -83,7 +104,10 @@ use on_each;
 /// The loops behind a store. Whoever opens a store runs them; they end when `stop` says so and
 /// everything handed in before that is committed.
 #[must_use = "without its committers a store accepts no tasks"]
-pub struct Committers {}
+pub struct Committers {
+    enqueuer: Committer<Enqueuer>,
+    applier: Committer<Applier>,
+}
 
 /// What can go wrong in the store.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -128,7 +152,11 @@ impl Store {
             }
         };
         migrate::run(&backend).await?;
-        Ok((Store { backend, vault, _lock: lock }, Committers {}))
+        let enqueue = Enqueuer { backend: backend.clone(), vault: vault.clone(), lanes: LaneMemory::default() };
+        let (enqueuer, enqueue_committer) = group(enqueue);
+        let (applier, apply_committer) = group(Applier { backend: backend.clone() });
+        let store = Store { backend, vault, enqueuer, applier, unsure: Arc::default(), _lock: lock };
+        Ok((store, Committers { enqueuer: enqueue_committer, applier: apply_committer }))
     }
 
     /// Asks the database for a sign of life.
@@ -163,8 +191,14 @@ impl Store {
 impl Committers {
     /// Runs the committers until `stop` is set and everything handed in before that is committed.
     pub async fn run(self, stop: CancellationToken) {
-        stop.cancelled().await;
+        tokio::join!(self.enqueuer.run(stop.clone()), self.applier.run(stop));
     }
+}
+
+/// Ends work that the database does not answer in time.
+async fn within<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    let late = |_| StoreError::Unavailable(format!("no answer within {} s", WORK_TIMEOUT.as_secs()));
+    tokio::time::timeout(WORK_TIMEOUT, work).await.map_err(late)?
 }
 
 async fn open_postgres(url: &str, max_connections: u32) -> Result<Backend, StoreError> {
@@ -172,7 +206,9 @@ async fn open_postgres(url: &str, max_connections: u32) -> Result<Backend, Store
         .map_err(|error| StoreError::Unavailable(format!("database.url: {error}")))?
         .application_name("model-asynch")
         // A node that is stopped in the middle of a transaction must not keep its lanes locked.
-        .options([("idle_in_transaction_session_timeout", "10000"), ("statement_timeout", "30000")]);
+        .options([("idle_in_transaction_session_timeout", "10000"), ("statement_timeout", "30000")])
+        // Limits are exact because a count sees what was committed before its lock was granted.
+        .options([("default_transaction_isolation", "read committed")]);
     let pool = PgPoolOptions::new()
         .max_connections(max_connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)

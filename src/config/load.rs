@@ -1,1 +1,365 @@
-//! Reading configuration from file and environment.
+//! Reading the configuration: the defaults, over them a file, over that the environment.
+//!
+//! `MODEL_ASYNCH__WORKER__LEASE_SECONDS` is `worker.leaseSeconds`, in any case and with or without
+//! the single underscores; with `__FILE` behind it the value is read from the file it names.
+//! Variables that begin with `MODEL_ASYNCH_` and one underscore are not ours: Kubernetes makes such
+//! for a service of that name.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Map, Value};
+
+use super::{
+    Config, ConfigError, check,
+    keys::{self, Key},
+    raw::RawConfig,
+};
+
+/// What is read where nobody names a file.
+const DEFAULT_FILE: &str = "config.yml";
+
+/// What our variables begin with.
+const PREFIX: &str = "MODEL_ASYNCH__";
+
+/// Largest file that `…__FILE` reads, in bytes.
+const MAX_SECRET_FILE: u64 = 64 << 10;
+
+/// Reads and checks everything.
+///
+/// # Errors
+/// The first key that is unknown or has a value that cannot be used.
+pub fn load(file: Option<&Path>, env: impl Iterator<Item = (String, String)>) -> Result<Config, ConfigError> {
+    check::check(&read(file, env)?)
+}
+
+/// Reads file and environment; the values are of the right type, and not checked any further.
+///
+/// # Errors
+/// A file that cannot be read, an unknown key, or a value of the wrong type.
+pub fn read(file: Option<&Path>, env: impl Iterator<Item = (String, String)>) -> Result<RawConfig, ConfigError> {
+    let known = keys::all();
+    let mut layers = config::Config::builder();
+    if let Some(path) = found(file) {
+        let text = fs::read_to_string(&path).map_err(|error| ConfigError {
+            key: path.display().to_string(),
+            message: format!("cannot be read: {error}; name an existing YAML file"),
+        })?;
+        let layer = config::File::from_str(&text, config::FileFormat::Yaml);
+        // Parsed on its own, so that an error is known to be of this file.
+        let layer = config::Config::builder().add_source(layer).build().map_err(|error| ConfigError {
+            key: path.display().to_string(),
+            message: format!("is not a YAML file of sections and keys: {}", one_line(&error)),
+        })?;
+        layers = layers.add_source(layer);
+    }
+    let unusable = |error: config::ConfigError| ConfigError { key: "environment".into(), message: one_line(&error) };
+    for (path, value) in overrides(&known, env)? {
+        layers = layers.set_override(path, value).map_err(unusable)?;
+    }
+    let tree: Map<String, Value> = layers.build().and_then(config::Config::try_deserialize).map_err(unusable)?;
+    typed(&known, &only_known(&known, tree)?)
+}
+
+/// The file that is read: the one named, else `config.yml` where there is one.
+pub fn found(file: Option<&Path>) -> Option<PathBuf> {
+    match file {
+        Some(path) => Some(path.to_owned()),
+        None => Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists()),
+    }
+}
+
+/// The variable that sets a key: `MODEL_ASYNCH__WORKER__LEASE_SECONDS`.
+pub fn variable(path: &str) -> String {
+    let mut name = PREFIX.to_owned();
+    for letter in path.chars() {
+        match letter {
+            '.' => name.push_str("__"),
+            capital if capital.is_ascii_uppercase() => name.extend(['_', capital]),
+            other => name.push(other.to_ascii_uppercase()),
+        }
+    }
+    name
+}
+
+/// What the environment says, by key.
+fn overrides(
+    known: &[Key],
+    env: impl Iterator<Item = (String, String)>,
+) -> Result<BTreeMap<String, config::Value>, ConfigError> {
+    let mut found: BTreeMap<String, config::Value> = BTreeMap::new();
+    for (name, value) in env {
+        let ours = name.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX));
+        if !ours {
+            continue;
+        }
+        let (key, from_file) = key_of(known, &name)?;
+        let value = if from_file { content_of(&name, &value)? } else { value };
+        if found.insert(key.path.clone(), of_the_type(&key.default, value)).is_some() {
+            let message = format!("{} is set by two variables; keep one", key.path);
+            return Err(ConfigError { key: name, message });
+        }
+    }
+    Ok(found)
+}
+
+/// The key a variable means, and whether its value is the name of a file.
+fn key_of<'a>(known: &'a [Key], name: &str) -> Result<(&'a Key, bool), ConfigError> {
+    let wanted = plain(&name[PREFIX.len()..]);
+    let key = |wanted: &str| known.iter().find(|key| plain(&key.path.replace('.', "__")) == wanted);
+    if let Some(key) = key(&wanted) {
+        return Ok((key, false));
+    }
+    if let Some(key) = wanted.strip_suffix(".file").and_then(key) {
+        return Ok((key, true));
+    }
+    let near = keys::nearest(wanted.trim_end_matches(".file"), known.iter().map(|key| key.path.as_str()));
+    let message = match near {
+        Some(path) => format!("unknown variable; did you mean {} ({path})?", variable(path)),
+        None => "unknown variable; variables are named like MODEL_ASYNCH__WORKER__LEASE_SECONDS".to_owned(),
+    };
+    Err(ConfigError { key: name.to_owned(), message })
+}
+
+/// `WORKER__LEASE_SECONDS` as `worker.leaseseconds`.
+fn plain(name: &str) -> String {
+    name.replace("__", ".").replace('_', "").to_ascii_lowercase()
+}
+
+/// What the file named by a `…__FILE` variable holds, without the newline at its end.
+fn content_of(name: &str, path: &str) -> Result<String, ConfigError> {
+    let failed = |problem: String| ConfigError { key: name.to_owned(), message: format!("{path:?} {problem}") };
+    let size = fs::metadata(path).map_err(|error| failed(format!("cannot be read: {error}")))?.len();
+    if size > MAX_SECRET_FILE {
+        return Err(failed(format!("is larger than {MAX_SECRET_FILE} bytes")));
+    }
+    let text = fs::read_to_string(path).map_err(|error| failed(format!("cannot be read: {error}")))?;
+    let line = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(line.strip_suffix('\r').unwrap_or(line).to_owned())
+}
+
+/// A variable's text as number or switch where the key is one; what cannot be stays text and is
+/// refused with the file's mistakes.
+fn of_the_type(default: &Value, text: String) -> config::Value {
+    match default {
+        Value::Number(_) => text.trim().parse::<i64>().map_or_else(|_| text.into(), Into::into),
+        Value::Bool(_) => text.trim().to_lowercase().parse::<bool>().map_or_else(|_| text.into(), Into::into),
+        _ => text.into(),
+    }
+}
+
+/// The tree without keys that have no value, which mean the default.
+fn only_known(known: &[Key], tree: Map<String, Value>) -> Result<Value, ConfigError> {
+    let mut kept = Map::new();
+    for (section, content) in tree {
+        let inside: Vec<&str> = known.iter().filter_map(|key| key.path.strip_prefix(&format!("{section}."))).collect();
+        if inside.is_empty() {
+            return Err(unknown(known, &section));
+        }
+        let keys = match content {
+            Value::Null => continue,
+            Value::Object(keys) => keys,
+            _ => {
+                let message = format!("is a section, not a value; its keys are {}", inside.join(", "));
+                return Err(ConfigError { key: section, message });
+            }
+        };
+        if let Some(name) = keys.keys().find(|name| !inside.contains(&name.as_str())) {
+            return Err(unknown(known, &format!("{section}.{name}")));
+        }
+        kept.insert(section, keys.into_iter().filter(|(_, value)| !value.is_null()).collect());
+    }
+    Ok(Value::Object(kept))
+}
+
+fn unknown(known: &[Key], path: &str) -> ConfigError {
+    let paths = || known.iter().map(|key| key.path.as_str());
+    let section_of = |path: &str| path.split('.').next().unwrap_or_default().to_owned();
+    let mut sections: Vec<String> = paths().map(section_of).collect();
+    sections.dedup();
+    let near = match path.contains('.') {
+        true => keys::nearest(path, paths()),
+        false => keys::nearest(path, sections.iter().map(String::as_str)).or_else(|| keys::nearest(path, paths())),
+    };
+    let message = match near {
+        Some(near) => format!("unknown key; did you mean {near}?"),
+        None => {
+            let siblings: Vec<&str> = paths().filter(|key| section_of(key) == section_of(path)).collect();
+            let accepted = if siblings.is_empty() { sections.join(", ") } else { siblings.join(", ") };
+            format!("unknown key; accepted: {accepted}")
+        }
+    };
+    ConfigError { key: path.to_owned(), message }
+}
+
+fn typed(known: &[Key], tree: &Value) -> Result<RawConfig, ConfigError> {
+    let parsed: Result<RawConfig, _> = serde_path_to_error::deserialize(tree);
+    parsed.map_err(|error| {
+        let path = error.path().to_string();
+        let value = tree.pointer(&format!("/{}", path.replace('.', "/"))).cloned().unwrap_or_default();
+        let accepted = match known.iter().find(|key| key.path == path).map(|key| &key.default) {
+            Some(Value::Number(_)) => "a whole number",
+            Some(Value::Bool(_)) => "true or false",
+            _ if value.is_number() || value.is_boolean() => "a text; put this in quotes",
+            _ => "a text",
+        };
+        keys::refuse(&path, value, accepted)
+    })
+}
+
+/// An error of the parser, which may span lines, as one.
+fn one_line(error: &config::ConfigError) -> String {
+    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file with that text, and variables.
+    fn from(yaml: &str, env: &[(&str, &str)]) -> Result<RawConfig, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("some.yml");
+        fs::write(&path, yaml).unwrap();
+        read(Some(&path), env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+    }
+
+    fn refused(yaml: &str, env: &[(&str, &str)]) -> String {
+        from(yaml, env).map(|_| ()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_file_overrides_defaults_and_the_environment_the_file() {
+        let yaml = "worker:\n  concurrency: 7\n  leaseSeconds: 8\n";
+        let raw = from(yaml, &[("MODEL_ASYNCH__WORKER__LEASE_SECONDS", "9")]).unwrap();
+        assert_eq!((raw.worker.concurrency, raw.worker.lease_seconds, raw.worker.max_lost_attempts), (7, 9, 3));
+    }
+
+    #[test]
+    fn variables_are_read_in_every_spelling() {
+        for name in [
+            "MODEL_ASYNCH__WORKER__LEASE_SECONDS",
+            "MODEL_ASYNCH__WORKER__LEASESECONDS",
+            "model_asynch__worker__leaseSeconds",
+            "Model_Asynch__WORKER__LEASE_Seconds",
+        ] {
+            assert_eq!(from("", &[(name, "9")]).unwrap().worker.lease_seconds, 9, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_variable_for_every_key_is_understood() {
+        for key in keys::all() {
+            let name = variable(&key.path);
+            assert_eq!(key_of(&keys::all(), &name).unwrap().0.path, key.path, "{name}");
+        }
+        assert_eq!(variable("oss.urlTtlSeconds"), "MODEL_ASYNCH__OSS__URL_TTL_SECONDS");
+    }
+
+    #[test]
+    fn texts_from_the_environment_stay_texts() {
+        let env =
+            [("MODEL_ASYNCH__OSS__ACCESS_KEY", "0123"), ("MODEL_ASYNCH__AUTH__ALLOW_INSECURE", "True"), ("PATH", "/")];
+        let raw = from("", &env).unwrap();
+        assert_eq!((raw.oss.access_key.as_str(), raw.auth.allow_insecure), ("0123", true));
+    }
+
+    #[test]
+    fn other_peoples_variables_are_left_alone() {
+        assert!(from("", &[("MODEL_ASYNCH_SERVICE_HOST", "10.0.0.1"), ("MODEL_ASYNCHß", "x")]).is_ok());
+    }
+
+    #[test]
+    fn an_unknown_variable_is_named_with_the_one_it_meant() {
+        let message = refused("", &[("MODEL_ASYNCH__WORKER__LEASE_SECOND", "geheim")]);
+        assert_eq!(
+            message,
+            "MODEL_ASYNCH__WORKER__LEASE_SECOND: unknown variable; \
+             did you mean MODEL_ASYNCH__WORKER__LEASE_SECONDS (worker.leaseSeconds)?"
+        );
+        assert!(refused("", &[("MODEL_ASYNCH__XYZ", "1")]).contains("are named like"));
+    }
+
+    #[test]
+    fn a_key_set_by_two_variables_is_refused() {
+        let env = [("MODEL_ASYNCH__WORKER__LEASE_SECONDS", "9"), ("MODEL_ASYNCH__WORKER__LEASESECONDS", "10")];
+        assert!(refused("", &env).contains("worker.leaseSeconds is set by two variables"));
+    }
+
+    #[test]
+    fn a_value_comes_from_the_file_that_a_variable_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        fs::write(&path, "top secret\n").unwrap();
+        let file = path.to_str().unwrap();
+        let raw = from("", &[("MODEL_ASYNCH__AUTH__GATEWAY_SECRET__FILE", file)]).unwrap();
+        assert_eq!(raw.auth.gateway_secret, "top secret");
+        fs::write(&path, "12\r\n").unwrap();
+        let raw = from("", &[("MODEL_ASYNCH__WORKER__LEASESECONDS__FILE", file)]).unwrap();
+        assert_eq!(raw.worker.lease_seconds, 12);
+    }
+
+    #[test]
+    fn a_value_file_that_cannot_be_read_is_named() {
+        let message = refused("", &[("MODEL_ASYNCH__SECRETS__KEY__FILE", "/nowhere/key")]);
+        assert!(
+            message.starts_with("MODEL_ASYNCH__SECRETS__KEY__FILE: \"/nowhere/key\" cannot be read: "),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_file_that_was_named_must_exist() {
+        let error = read(Some(Path::new("/nowhere/config.yml")), std::iter::empty()).map(|_| ()).unwrap_err();
+        assert!(error.to_string().starts_with("/nowhere/config.yml: cannot be read: "), "{error}");
+    }
+
+    #[test]
+    fn empty_files_sections_and_keys_mean_the_defaults() {
+        let defaults = keys::settings(&RawConfig::default());
+        for yaml in ["", "# nothing\n", "worker:\n", "worker:\n  # concurrency: 7\nredis:\n  url:\n"] {
+            assert_eq!(keys::settings(&from(yaml, &[]).unwrap()), defaults, "{yaml:?}");
+        }
+    }
+
+    #[test]
+    fn unknown_keys_are_named_with_the_ones_they_meant() {
+        let message = refused("worker:\n  leaseSecond: 9\n", &[]);
+        assert_eq!(message, "worker.leaseSecond: unknown key; did you mean worker.leaseSeconds?");
+        assert_eq!(refused("wroker:\n  concurrency: 9\n", &[]), "wroker: unknown key; did you mean worker?");
+        assert_eq!(refused("leaseSeconds: 9\n", &[]), "leaseSeconds: unknown key; did you mean worker.leaseSeconds?");
+        assert_eq!(
+            refused("redis:\n  zzzzzz: 9\n", &[]),
+            "redis.zzzzzz: unknown key; accepted: redis.keyPrefix, redis.url"
+        );
+    }
+
+    #[test]
+    fn values_of_the_wrong_type_are_refused_with_their_key() {
+        for (yaml, message) in [
+            ("worker:\n  leaseSeconds: 30s\n", "worker.leaseSeconds: \"30s\" cannot be used; accepted: a whole number"),
+            ("worker:\n  leaseSeconds: 2.5\n", "worker.leaseSeconds: 2.5 cannot be used; accepted: a whole number"),
+            ("worker:\n  enabled: maybe\n", "worker.enabled: \"maybe\" cannot be used; accepted: true or false"),
+            ("cleaner:\n  interval: 5\n", "cleaner.interval: 5 cannot be used; accepted: a text; put this in quotes"),
+            ("oss:\n  secretKey: 12345\n", "oss.secretKey: **** cannot be used; accepted: a text; put this in quotes"),
+            ("oss:\n  bucket: [a]\n", "oss.bucket: [\"a\"] cannot be used; accepted: a text"),
+            ("secrets: abc\n", "secrets: is a section, not a value; its keys are key"),
+        ] {
+            assert_eq!(refused(yaml, &[]), message);
+        }
+        let message = refused("", &[("MODEL_ASYNCH__WORKER__CONCURRENCY", "many")]);
+        assert_eq!(message, "worker.concurrency: \"many\" cannot be used; accepted: a whole number");
+    }
+
+    #[test]
+    fn what_is_not_yaml_is_refused_with_the_place() {
+        for yaml in ["worker: [", "- a\n- b\n", "worker:\n  a: 1\n  a: 2\n", "a: 1\n---\nb: 2\n"] {
+            let message = refused(yaml, &[]);
+            assert!(message.contains("some.yml: is not a YAML file of sections and keys: "), "{message}");
+            assert_eq!(message.lines().count(), 1, "{message}");
+        }
+    }
+}

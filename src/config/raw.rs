@@ -1,1 +1,271 @@
-//! The configuration as written.
+//! The configuration as written: every key with its default and what it accepts. Nothing is checked
+//! here; [`check`](super::check) turns it into what the service uses.
+//!
+//! Keys that end in `Seconds` or `Bytes` are whole numbers; other durations are texts with a unit
+//! such as `500ms`, `5s` or `24h`. An empty text means "not set".
+
+use serde::{Deserialize, Serialize};
+
+/// The whole file.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RawConfig {
+    /// HTTP server.
+    pub server: RawServer,
+    /// Who may call.
+    pub auth: RawAuth,
+    /// Where tasks are kept.
+    pub database: RawDatabase,
+    /// Where permits are kept and wake-ups travel.
+    pub redis: RawRedis,
+    /// What seals stored secrets.
+    pub secrets: RawSecrets,
+    /// Calling models.
+    pub worker: RawWorker,
+    /// Keeping the table tidy.
+    pub cleaner: RawCleaner,
+    /// Where results are stored.
+    pub oss: RawOss,
+    /// Statistics.
+    pub stat: RawStat,
+    /// Logging.
+    pub log: RawLog,
+}
+
+/// `server`
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RawServer {
+    /// Where it listens: `host:port`; port 0 takes a free one. Default `127.0.0.1:8080`.
+    pub address: String,
+    /// How callers reach it, an absolute http(s) URL; the URLs of results under `oss.kind: fs`
+    /// begin with it. Default empty: `http://` and the address.
+    pub public_url: String,
+    /// Longest request body in bytes, 1024 to 1 GiB. Default 10485760 (10 MiB).
+    pub max_body_bytes: i64,
+    /// How long running calls may go on after SIGTERM, a duration of 0s to 1h. Default `25s`.
+    pub shutdown_grace: String,
+}
+
+/// `auth`
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RawAuth {
+    /// `anonymous` (everyone is admin; loopback only) or `gateway` (`X-User-Info` says who).
+    /// Default `anonymous`.
+    pub mode: String,
+    /// Lets mode `anonymous` listen beyond loopback. Default false.
+    pub allow_insecure: bool,
+    /// What the gateway must send as `X-Gateway-Secret`: visible ASCII. Default empty: not asked for.
+    pub gateway_secret: String,
+}
+
+/// `database`
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RawDatabase {
+    /// `postgres://user:password@host/database`, or `sqlite://path` (`sqlite:///path` where it is
+    /// absolute). Default `sqlite://data/model-asynch.db`.
+    pub url: String,
+    /// Most connections to Postgres of this node, 1 to 1000. Default 16.
+    pub max_connections: i64,
+}
+
+/// `redis`
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RawRedis {
+    /// `redis://[:password@]host[:port][/db]`, or `rediss://` with TLS. Default empty: permits are
+    /// kept in this process.
+    pub url: String,
+    /// In front of every key and channel, so that services can share a server. Default
+    /// `model-asynch:`.
+    pub key_prefix: String,
+}
+
+/// `secrets`
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RawSecrets {
+    /// Seals the models' API keys in the database: base64 of 32 random bytes, the same on every
+    /// node. Default empty: they are stored in clear.
+    pub key: String,
+}
+
+/// `worker`
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RawWorker {
+    /// False: this node calls no models. Default true.
+    pub enabled: bool,
+    /// Calls at once on this node, 1 to 100000. Default 256.
+    pub concurrency: i64,
+    /// Folder for results on their way to storage; a node of its own needs one of its own. Default
+    /// `data/tmp`.
+    pub tmp_dir: String,
+    /// How long a node that is not heard of is believed to live, 2 to 3600 seconds. Default 30.
+    pub lease_seconds: i64,
+    /// Attempts that may die with their worker before the task fails, 1 to 1000. Default 3.
+    pub max_lost_attempts: i64,
+    /// Largest result in bytes, 1 to 1 TiB. Default 2147483648 (2 GiB).
+    pub max_result_bytes: i64,
+    /// A task queued longer than this fails: a duration, or `off`. Default `off`.
+    pub queue_timeout: String,
+    /// How often an idle node looks for work that no wake-up told it of, 10ms to 1h. Default `1s`.
+    pub poll_interval: String,
+}
+
+/// `cleaner`
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RawCleaner {
+    /// False: this node does not clean; another one must. Default true.
+    pub enabled: bool,
+    /// Time between rounds, 50ms to 1h. Default `1s`.
+    pub interval: String,
+    /// Results that nobody picked up are purged after this many seconds, 1 to 10 years. Default
+    /// 604800 (7 days).
+    pub unclaimed_seconds: i64,
+}
+
+/// `oss`
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RawOss {
+    /// `fs` (a folder, served by the service itself), `s3` (any S3-compatible store) or `http` (a
+    /// file service). Default `fs`.
+    pub kind: String,
+    /// Kind `fs`: the folder; several nodes share it. Default `data/oss`.
+    pub path: String,
+    /// Kind `http`: where files are posted, an absolute http(s) URL. Required there.
+    pub url: String,
+    /// Kind `http`: JSON pointer to the file's URL in the answer, such as `/data/link`. Default
+    /// empty: the usual places.
+    pub url_pointer: String,
+    /// How long a failing upload is repeated, 0 to 31536000 seconds. Default 86400 (24 h).
+    pub retry_for_seconds: i64,
+    /// Longest single try of one upload, 1s to 24h. Default `15m`.
+    pub timeout: String,
+    /// Delete the object when its task is purged. Default false.
+    pub delete_on_purge: bool,
+    /// Kind `s3`: an absolute http(s) URL. Default empty: AWS.
+    pub endpoint: String,
+    /// Kind `s3`: the region. Default `us-east-1`.
+    pub region: String,
+    /// Kind `s3`: the bucket. Required there.
+    pub bucket: String,
+    /// Kind `s3`: the access key id. Required there.
+    pub access_key: String,
+    /// Kind `s3`: the secret key. Required there.
+    pub secret_key: String,
+    /// Kind `s3`: `bucket.host/key` instead of `host/bucket/key`; Aliyun OSS wants it. Default false.
+    pub virtual_hosted: bool,
+    /// Kind `s3`: base of the public URLs of objects, an absolute http(s) URL. Default empty: URLs
+    /// are presigned.
+    pub public_url: String,
+    /// Kind `s3`: how long a presigned URL works, 1 to 604800 seconds. Default 3600.
+    pub url_ttl_seconds: i64,
+}
+
+/// `stat`
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RawStat {
+    /// Where days begin: a name of the IANA time zone database, such as `Asia/Shanghai`. Default
+    /// `UTC`.
+    pub timezone: String,
+}
+
+/// `log`
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RawLog {
+    /// `text`, `json`, or `auto`: text on a terminal and JSON otherwise. Default `auto`.
+    pub format: String,
+    /// `error`, `warn`, `info`, `debug` or `trace`, also by part: `info,sqlx=debug`. Default `info`.
+    pub level: String,
+}
+
+impl Default for RawServer {
+    fn default() -> RawServer {
+        RawServer {
+            address: "127.0.0.1:8080".into(),
+            public_url: String::new(),
+            max_body_bytes: 10 << 20,
+            shutdown_grace: "25s".into(),
+        }
+    }
+}
+
+impl Default for RawAuth {
+    fn default() -> RawAuth {
+        RawAuth { mode: "anonymous".into(), allow_insecure: false, gateway_secret: String::new() }
+    }
+}
+
+impl Default for RawDatabase {
+    fn default() -> RawDatabase {
+        RawDatabase { url: "sqlite://data/model-asynch.db".into(), max_connections: 16 }
+    }
+}
+
+impl Default for RawRedis {
+    fn default() -> RawRedis {
+        RawRedis { url: String::new(), key_prefix: "model-asynch:".into() }
+    }
+}
+
+impl Default for RawWorker {
+    fn default() -> RawWorker {
+        RawWorker {
+            enabled: true,
+            concurrency: 256,
+            tmp_dir: "data/tmp".into(),
+            lease_seconds: 30,
+            max_lost_attempts: 3,
+            max_result_bytes: 2 << 30,
+            queue_timeout: "off".into(),
+            poll_interval: "1s".into(),
+        }
+    }
+}
+
+impl Default for RawCleaner {
+    fn default() -> RawCleaner {
+        RawCleaner { enabled: true, interval: "1s".into(), unclaimed_seconds: 604_800 }
+    }
+}
+
+impl Default for RawOss {
+    fn default() -> RawOss {
+        RawOss {
+            kind: "fs".into(),
+            path: "data/oss".into(),
+            url: String::new(),
+            url_pointer: String::new(),
+            retry_for_seconds: 86_400,
+            timeout: "15m".into(),
+            delete_on_purge: false,
+            endpoint: String::new(),
+            region: "us-east-1".into(),
+            bucket: String::new(),
+            access_key: String::new(),
+            secret_key: String::new(),
+            virtual_hosted: false,
+            public_url: String::new(),
+            url_ttl_seconds: 3600,
+        }
+    }
+}
+
+impl Default for RawStat {
+    fn default() -> RawStat {
+        RawStat { timezone: "UTC".into() }
+    }
+}
+
+impl Default for RawLog {
+    fn default() -> RawLog {
+        RawLog { format: "auto".into(), level: "info".into() }
+    }
+}

@@ -180,7 +180,8 @@ mod tests {
 
     #[test]
     fn what_http_does_not_allow_is_refused() {
-        for written in ["nothing", ":x", "A B:c", "Ä:x", "A:ä", "A:b\r\nC:d", "A:\"open", "A:b\u{7f}", "A:a\"b,c\"d"] {
+        for written in ["nothing", ":x", "A B:c", "Ä:x", "A:ä", "A:b\r\nC:d", "A:\"open", "A:b\u{7f}", "A:a\"b,c\"d"]
+        {
             assert!(Headers::parse(written).is_err(), "{written:?}");
         }
         assert!(Headers::parse(&format!("A:{}", "x".repeat(MAX_LENGTH))).is_err());

@@ -3,7 +3,7 @@
 
 use sqlx::{
     SqlStr,
-    migrate::{Migration, MigrateError, MigrationType, Migrator},
+    migrate::{MigrateError, Migration, MigrationType, Migrator},
 };
 
 use super::{Backend, StoreError};

@@ -1,8 +1,6 @@
 //! The verbs on models.
 
-use sqlx::{ColumnIndex, Decode, Row, Type};
-
-use super::{Backend, Listing, Page, Store, StoreError, on_each, value::Stamp};
+use super::{Backend, Listing, Page, Store, StoreError, on_each, row::Columns, value::Stamp};
 use crate::{
     clock,
     model::{HttpMethod, Model, ModelSpec, headers::Headers},
@@ -274,47 +272,36 @@ impl Store {
     }
 }
 
-/// Reads a row that has [`MODEL_COLUMNS`].
-pub(super) fn read_model<R>(row: &R, vault: &Vault) -> Result<Model, StoreError>
-where
-    R: Row,
-    for<'c> &'c str: ColumnIndex<R>,
-    i16: for<'r> Decode<'r, R::Database> + Type<R::Database>,
-    i32: for<'r> Decode<'r, R::Database> + Type<R::Database>,
-    i64: for<'r> Decode<'r, R::Database> + Type<R::Database>,
-    String: for<'r> Decode<'r, R::Database> + Type<R::Database>,
-    Stamp: for<'r> Decode<'r, R::Database> + Type<R::Database>,
-{
-    let id: i64 = row.try_get("id")?;
-    let broken = |what: &str| StoreError::Broken(format!("model {id}: {what}"));
-    let sealed: String = row.try_get("api_key")?;
-    let api_key = vault.open(&sealed).map_err(|unreadable| broken(&unreadable.to_string()))?;
-    let http_method: String = row.try_get("http_method")?;
-    let spec = ModelSpec {
-        model_name: row.try_get("model_name")?,
-        base_url: row.try_get("base_url")?,
-        route: row.try_get("route")?,
-        http_method: HttpMethod::from_word(&http_method).ok_or_else(|| broken("unknown http_method"))?,
-        api_key: Headers::parse(&api_key).map_err(|message| broken(&format!("api_key {message}")))?,
-        enabled: row.try_get::<i16, _>("enabled")? != 0,
-        max_concurrency: row.try_get("max_concurrency")?,
-        total_concurrency: row.try_get("total_concurrency")?,
-        queue_limit: row.try_get("queue_limit")?,
-        timeout_seconds: row.try_get("timeout_seconds")?,
-        retry_times: row.try_get("retry_times")?,
-        retry_queue_max_seconds: row.try_get("retry_queue_max_seconds")?,
-        auto_clean_seconds: row.try_get("auto_clean_seconds")?,
-        remark: row.try_get("remark")?,
-        shared: row.try_get::<i16, _>("shared")? != 0,
-    };
+/// Reads [`MODEL_COLUMNS`].
+pub(super) fn read_model(row: &impl Columns, vault: &Vault) -> Result<Model, StoreError> {
+    let method = row.text("http_method")?;
+    let api_key = vault.open(&row.text("api_key")?).map_err(|error| StoreError::Broken(error.to_string()))?;
     Ok(Model {
-        id: ModelId(id),
-        tenant: TenantId(row.try_get("tenant_id")?),
-        creator: row.try_get("creator")?,
-        updater: row.try_get("updater")?,
-        created_at: row.try_get::<Stamp, _>("created_at")?.0,
-        updated_at: row.try_get::<Stamp, _>("updated_at")?.0,
-        spec,
+        id: ModelId(row.big("id")?),
+        tenant: TenantId(row.big("tenant_id")?),
+        creator: row.text("creator")?,
+        updater: row.text("updater")?,
+        created_at: row.time("created_at")?,
+        updated_at: row.time("updated_at")?,
+        spec: ModelSpec {
+            model_name: row.text("model_name")?,
+            base_url: row.text("base_url")?,
+            route: row.text("route")?,
+            http_method: HttpMethod::from_word(&method)
+                .ok_or_else(|| StoreError::Broken(format!("a model has the unknown method {method}")))?,
+            api_key: Headers::parse(&api_key)
+                .map_err(|error| StoreError::Broken(format!("a model's stored apiKey {error}")))?,
+            enabled: row.small("enabled")? != 0,
+            max_concurrency: row.int("max_concurrency")?,
+            total_concurrency: row.int("total_concurrency")?,
+            queue_limit: row.int("queue_limit")?,
+            timeout_seconds: row.int("timeout_seconds")?,
+            retry_times: row.int("retry_times")?,
+            retry_queue_max_seconds: row.int("retry_queue_max_seconds")?,
+            auto_clean_seconds: row.int("auto_clean_seconds")?,
+            remark: row.text("remark")?,
+            shared: row.small("shared")? != 0,
+        },
     })
 }
 

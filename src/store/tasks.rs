@@ -1,18 +1,49 @@
 //! The verbs on tasks.
+//!
+//! Decisions are pure and in the modules below: who is admitted, how much a lane may give, what is
+//! counted. `postgres` and `sqlite` word the statements.
+
+pub(super) mod admission;
+pub(super) mod batches;
+pub(super) mod quota;
+pub(super) mod rows;
+pub(super) mod tally;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
+use tracing::warn;
 
-use super::{Listing, Page, Store, StoreError};
+use super::{Backend, Listing, Page, Store, StoreError, on_each, postgres, sqlite, value::Id, within};
 use crate::{
     model::Model,
     task::{
         Abandoned, Attempt, Lane, ModelId, NodeId, Running, Task, TaskId, TaskKey, TenantId, Waiting,
-        lifecycle::{Applied, State, Transition},
+        lifecycle::{self, Applied, State, Transition},
         submission::NewTask,
     },
 };
+
+/// Transitions in one transaction of [`Store::apply_all`].
+const APPLY_AT_ONCE: usize = 256;
+
+/// How long the owner's own limit on a call is over before the claim's deadline passes: room for
+/// connecting and for writing the outcome. Seconds.
+pub(super) const CLAIM_GRACE_SECONDS: i64 = 60;
+
+/// How long past its deadline a run is left to its owner, who ought to end it itself. Seconds.
+pub(super) const OVERDUE_SECONDS: i64 = 60;
+
+/// The deadline of a parked result, in seconds: longer than any upload is retried for, since the
+/// worker gives up by itself.
+pub(super) const UPLOAD_DEADLINE_SECONDS: i64 = 8 * 86_400;
+
+/// How long a finished task is kept where its model's row is missing. Seconds.
+pub(super) const AUTO_CLEAN_SECONDS: i64 = 86_400;
+
+const HELD_BY: &str = "\
+    SELECT tenant_id, task_id, model_id, attempt, lost_attempts, phase, creator, model_name FROM asynch_task \
+    WHERE state = 1 AND owner = $1";
 
 /// What became of a new task.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,96 +153,249 @@ pub struct Purged {
 impl Store {
     /// Puts a task in its lane, exactly within `queueLimit`; durable when it returns `Accepted`.
     /// Batched.
-    pub async fn enqueue(&self, _task: NewTask) -> Result<Enqueued, StoreError> {
-        todo!()
+    ///
+    /// # Errors
+    /// `Unavailable`: the task may have been stored all the same. `Broken`: it was not.
+    pub async fn enqueue(&self, task: NewTask) -> Result<Enqueued, StoreError> {
+        self.enqueuer.ask(task).await
     }
 
     /// Takes queued tasks for `node`, oldest first in each lane, exactly within `maxConcurrency`
     /// and `totalConcurrency`. One short transaction for all lanes.
-    pub async fn claim(&self, _node: NodeId, _wants: &[Want]) -> Result<Claim, StoreError> {
-        todo!()
+    ///
+    /// # Errors
+    /// Nothing is held then: where the commit's outcome is unknown, the next claim gives its tasks
+    /// back first.
+    pub async fn claim(&self, node: NodeId, wants: &[Want]) -> Result<Claim, StoreError> {
+        if wants.is_empty() {
+            return Ok(Claim::default());
+        }
+        self.give_unsure_back().await?;
+        match &self.backend {
+            Backend::Postgres { pool, .. } => {
+                let (transaction, claim) = within(postgres::claim(pool, &self.vault, node, wants)).await?;
+                let committed = within(async { Ok(transaction.commit().await?) }).await;
+                self.claimed(claim, committed).await
+            }
+            Backend::Sqlite { writer, .. } => {
+                let (transaction, claim) = within(sqlite::claim(writer, &self.vault, node, wants)).await?;
+                let committed = within(async { Ok(transaction.commit().await?) }).await;
+                self.claimed(claim, committed).await
+            }
+        }
     }
 
-    /// Applies one transition and counts its call. Batched.
-    pub async fn apply(&self, _transition: Transition) -> Result<Applied, StoreError> {
-        todo!()
+    /// Applies one transition and counts its call. Batched. A transition that was applied already,
+    /// because its writer did not hear of the commit and came again, is `Done`, and its call is
+    /// not counted again.
+    ///
+    /// # Errors
+    /// `Unavailable`: it may have been applied all the same; apply it again.
+    pub async fn apply(&self, transition: Transition) -> Result<Applied, StoreError> {
+        self.applier.ask(transition).await
     }
 
-    /// Applies many transitions in one transaction, for the cleaner.
-    pub async fn apply_all(&self, _transitions: &[Transition]) -> Result<Vec<Applied>, StoreError> {
-        todo!()
+    /// Applies many transitions, 256 in a transaction, for the cleaner.
+    ///
+    /// # Errors
+    /// Some may have been applied; the rest is found again by the duty that found them first.
+    pub async fn apply_all(&self, transitions: &[Transition]) -> Result<Vec<Applied>, StoreError> {
+        let mut applied = Vec::with_capacity(transitions.len());
+        for chunk in transitions.chunks(APPLY_AT_ONCE) {
+            applied.extend(within(batches::apply(&self.backend, chunk)).await?);
+        }
+        Ok(applied)
     }
 
     /// Takes over a task whose result lies parked on this node: allowed while its row has the same
     /// attempt and is running or back in the queue. `None` where the row moved on.
+    ///
+    /// # Errors
+    /// Nothing has changed, or the same call again adopts.
     pub async fn adopt(
         &self,
-        _node: NodeId,
-        _key: TaskKey,
-        _attempt: Attempt,
-        _tmp_file: &str,
+        node: NodeId,
+        key: TaskKey,
+        attempt: Attempt,
+        tmp_file: &str,
     ) -> Result<Option<Adopted>, StoreError> {
-        todo!()
+        match &self.backend {
+            Backend::Postgres { pool, .. } => {
+                within(postgres::adopt(pool, &self.vault, node, key, attempt, tmp_file)).await
+            }
+            Backend::Sqlite { writer, .. } => {
+                within(sqlite::adopt(writer, &self.vault, node, key, attempt, tmp_file)).await
+            }
+        }
     }
 
     /// One task of a tenant.
-    pub async fn task(&self, _key: TaskKey) -> Result<Option<Task>, StoreError> {
-        todo!()
+    ///
+    /// # Errors
+    /// Where the database is out of reach or the row cannot be read.
+    pub async fn task(&self, key: TaskKey) -> Result<Option<Task>, StoreError> {
+        const TASK: &str =
+            concat!("SELECT ", rows::task_columns!(), " FROM asynch_task WHERE tenant_id = $1 AND task_id = $2");
+        within(async {
+            on_each!(&self.backend, read pool => {
+                let row = sqlx::query(TASK).bind(key.tenant.0).bind(Id(key.id.0)).fetch_optional(pool).await?;
+                row.map(|row| rows::read_task(&row)).transpose()
+            })
+        })
+        .await
     }
 
-    /// Hands out results: each known id once, in any order; state 2 becomes 4.
-    pub async fn pick_up(&self, _tenant: TenantId, _ids: &[TaskId]) -> Result<Vec<PickedUp>, StoreError> {
-        todo!()
+    /// Hands out results: each known id once, in any order; state 2 becomes 4. Writes only where
+    /// something is in state 2.
+    ///
+    /// # Errors
+    /// Some may be marked as picked up already; asking again gives the same results.
+    pub async fn pick_up(&self, tenant: TenantId, ids: &[TaskId]) -> Result<Vec<PickedUp>, StoreError> {
+        match &self.backend {
+            Backend::Postgres { pool, .. } => within(postgres::pick_up(pool, tenant, ids)).await,
+            Backend::Sqlite { readers, writer } => within(sqlite::pick_up(readers, writer, tenant, ids)).await,
+        }
     }
 
     /// Tasks of a tenant, newest first.
+    ///
+    /// # Errors
+    /// Where the database is out of reach or a row cannot be read.
     pub async fn list_tasks(
         &self,
-        _tenant: TenantId,
-        _filter: &TaskFilter,
-        _page: Page,
+        tenant: TenantId,
+        filter: &TaskFilter,
+        page: Page,
     ) -> Result<Listing<Task>, StoreError> {
-        todo!()
+        match &self.backend {
+            Backend::Postgres { pool, .. } => within(postgres::list_tasks(pool, tenant, filter, page)).await,
+            Backend::Sqlite { readers, .. } => within(sqlite::list_tasks(readers, tenant, filter, page)).await,
+        }
     }
 
     /// Every lane with claimable tasks: the slow scan that corrects what wake-ups missed.
+    ///
+    /// # Errors
+    /// Where the database is out of reach.
     pub async fn lanes_with_work(&self) -> Result<Vec<Lane>, StoreError> {
-        todo!()
+        match &self.backend {
+            Backend::Postgres { pool, .. } => within(postgres::lanes_with_work(pool)).await,
+            Backend::Sqlite { readers, .. } => within(sqlite::lanes_with_work(readers)).await,
+        }
     }
 
     /// Makes due retries claimable; returns how many, and their lanes.
-    pub async fn promote_due(&self, _most: u32) -> Result<(u64, Vec<Lane>), StoreError> {
-        todo!()
+    ///
+    /// # Errors
+    /// Where the database is out of reach.
+    pub async fn promote_due(&self, most: u32) -> Result<(u64, Vec<Lane>), StoreError> {
+        let mut lanes = match &self.backend {
+            Backend::Postgres { pool, .. } => within(postgres::promote_due(pool, most)).await?,
+            Backend::Sqlite { writer, .. } => within(sqlite::promote_due(writer, most)).await?,
+        };
+        let promoted = lanes.len() as u64;
+        lanes.sort_unstable();
+        lanes.dedup();
+        Ok((promoted, lanes))
     }
 
     /// Running tasks whose owner has no lease row, or whose deadline passed long ago.
-    pub async fn abandoned(&self, _most: u32) -> Result<Vec<Abandoned>, StoreError> {
-        todo!()
+    ///
+    /// # Errors
+    /// Where the database is out of reach or a row cannot be read.
+    pub async fn abandoned(&self, most: u32) -> Result<Vec<Abandoned>, StoreError> {
+        match &self.backend {
+            Backend::Postgres { pool, .. } => within(postgres::abandoned(pool, most)).await,
+            Backend::Sqlite { readers, .. } => within(sqlite::abandoned(readers, most)).await,
+        }
     }
 
     /// Running tasks whose owner is `node`, whatever their phase.
-    pub async fn held_by(&self, _node: NodeId) -> Result<Vec<Abandoned>, StoreError> {
-        todo!()
+    ///
+    /// # Errors
+    /// Where the database is out of reach or a row cannot be read.
+    pub async fn held_by(&self, node: NodeId) -> Result<Vec<Abandoned>, StoreError> {
+        let rows = async {
+            let held: Result<Vec<Abandoned>, StoreError> = on_each!(&self.backend, read pool => {
+                let rows = sqlx::query(HELD_BY).bind(Id(node.0)).fetch_all(pool).await?;
+                rows.iter().map(rows::read_abandoned).collect()
+            });
+            held
+        };
+        within(rows).await
     }
 
-    /// Deletes the lane rows of deleted models without live tasks; returns how many.
-    pub async fn drop_closed_lanes(&self, _most: u32) -> Result<u64, StoreError> {
-        todo!()
+    /// Claimable tasks whose place in the queue is older than `age`. Those that rest before a
+    /// retry are found when their rest is over.
+    ///
+    /// # Errors
+    /// Where the database is out of reach or a row cannot be read.
+    pub async fn queued_longer_than(&self, age: Duration, most: u32) -> Result<Vec<Waiting>, StoreError> {
+        match &self.backend {
+            Backend::Postgres { pool, .. } => within(postgres::queued_longer_than(pool, age, most)).await,
+            Backend::Sqlite { readers, .. } => within(sqlite::queued_longer_than(readers, age, most)).await,
+        }
     }
 
-    /// Queued tasks created longer than `age` ago.
-    pub async fn queued_longer_than(&self, _age: Duration, _most: u32) -> Result<Vec<Waiting>, StoreError> {
-        todo!()
+    /// Queued tasks whose model is deleted, resting ones too.
+    ///
+    /// # Errors
+    /// Where the database is out of reach or a row cannot be read.
+    pub async fn queued_for_deleted_models(&self, most: u32) -> Result<Vec<Waiting>, StoreError> {
+        match &self.backend {
+            Backend::Postgres { pool, .. } => within(postgres::queued_for_deleted_models(pool, most)).await,
+            Backend::Sqlite { readers, .. } => within(sqlite::queued_for_deleted_models(readers, most)).await,
+        }
     }
 
-    /// Queued tasks whose model is deleted.
-    pub async fn queued_for_deleted_models(&self, _most: u32) -> Result<Vec<Waiting>, StoreError> {
-        todo!()
+    /// Forgets lanes of deleted models that have no task queued or running; returns how many.
+    ///
+    /// # Errors
+    /// Where the database is out of reach.
+    pub async fn drop_closed_lanes(&self, most: u32) -> Result<u64, StoreError> {
+        match &self.backend {
+            Backend::Postgres { pool, .. } => within(postgres::drop_closed_lanes(pool, most)).await,
+            Backend::Sqlite { writer, .. } => within(sqlite::drop_closed_lanes(writer, most)).await,
+        }
     }
 
-    /// Deletes tasks past their time: states 3, 4, 5 past `expire_at`, state 2 `unclaimed` after
-    /// it finished.
-    pub async fn purge(&self, _unclaimed: Duration, _most: u32) -> Result<Vec<Purged>, StoreError> {
-        todo!()
+    /// Deletes at most `most` tasks past their time: states 3, 4, 5 past `expire_at`, state 2
+    /// `unclaimed` after it finished.
+    ///
+    /// # Errors
+    /// Where the database is out of reach.
+    pub async fn purge(&self, unclaimed: Duration, most: u32) -> Result<Vec<Purged>, StoreError> {
+        match &self.backend {
+            Backend::Postgres { pool, .. } => within(postgres::purge(pool, unclaimed, most)).await,
+            Backend::Sqlite { writer, .. } => within(sqlite::purge(writer, unclaimed, most)).await,
+        }
     }
+
+    /// The claim, if it was committed. Where that is not known, its tasks may be held by nobody
+    /// who knows of them, so they are remembered.
+    async fn claimed(&self, claim: Claim, committed: Result<(), StoreError>) -> Result<Claim, StoreError> {
+        if let Err(error) = committed {
+            warn!(%error, tasks = claim.tasks.len(), "outcome of a claim is unknown, giving its tasks back");
+            let back = claim.tasks.iter().map(|task| lifecycle::handed_back(task, None));
+            self.unsure.lock().await.extend(back);
+            return Err(error);
+        }
+        Ok(claim)
+    }
+
+    /// Gives back what a claim with unknown outcome may have taken; stale where it took nothing.
+    async fn give_unsure_back(&self) -> Result<(), StoreError> {
+        let mut unsure = self.unsure.lock().await;
+        if !unsure.is_empty() {
+            self.apply_all(&unsure).await?;
+            unsure.clear();
+        }
+        Ok(())
+    }
+}
+
+/// A duration in the databases' resolution; at most a century, so that no clock overflows.
+pub(super) fn micros(duration: Duration) -> i64 {
+    const CENTURY: i64 = 100 * 365 * 86_400 * 1_000_000;
+    i64::try_from(duration.as_micros()).map_or(CENTURY, |micros| micros.min(CENTURY))
 }

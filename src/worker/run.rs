@@ -95,7 +95,7 @@ impl Run {
             Uploaded::FileGone(error) => {
                 warn!(error, "the parked result is gone, the model will be called again");
                 let call = self.uncounted.take();
-                self.apply(lifecycle::result_gone(&self.task, error, call)).await;
+                self.end_with(lifecycle::result_gone(&self.task, error, call)).await;
             }
             Uploaded::GivenUp(error) => {
                 warn!(error, "gave up uploading the result");
@@ -133,7 +133,7 @@ impl Run {
             info!(error = failure.message, "the call failed for good");
             lifecycle::failed(&self.task, failure.message, call)
         };
-        self.apply(transition).await;
+        self.end_with(transition).await;
     }
 
     async fn finish(mut self, parked: &Parked, stored: StoredFile) {
@@ -156,12 +156,19 @@ impl Run {
     async fn hand_back(mut self) {
         info!("handed back to the queue, the service is stopping");
         let call = self.uncounted.take();
-        self.apply(lifecycle::handed_back(&self.task, call)).await;
+        self.end_with(lifecycle::handed_back(&self.task, call)).await;
     }
 
     async fn discard(&self, parked: &Parked) {
         if let Err(error) = self.shared.spool.remove(parked).await {
             warn!(%error, "could not delete a parked result that is not needed any more");
+        }
+    }
+
+    /// Applies the last transition of this run: stale or not, there is nothing left to do.
+    async fn end_with(&self, transition: Transition) {
+        match self.apply(transition).await {
+            Applied::Done | Applied::Stale => {}
         }
     }
 

@@ -8,6 +8,8 @@
     reason = "tests"
 )]
 
+mod cli;
+mod config;
 mod crash;
 mod lifecycle;
 mod migrations;

@@ -1,0 +1,111 @@
+//! The outermost layer around every request: its id, the envelope of its failure, one log line.
+
+use std::{any::Any, fmt};
+
+use axum::{
+    extract::{MatchedPath, Request},
+    http::{HeaderMap, HeaderName, HeaderValue},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use tracing::Instrument;
+
+use super::error::ApiError;
+use crate::clock;
+
+/// The header that carries the id, both ways.
+const HEADER: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Most characters of an id that a caller brings along.
+const MAX_LENGTH: usize = 128;
+
+/// The name of one request, in answers and in the log.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestId(String);
+
+impl RequestId {
+    /// The caller's id, if it sent one that is safe to repeat; otherwise a fresh one.
+    fn of(headers: &HeaderMap) -> RequestId {
+        let sent = headers.get(HEADER).and_then(|value| value.to_str().ok()).filter(|id| is_sane(id));
+        RequestId(sent.map_or_else(clock::token, str::to_owned))
+    }
+
+    /// For documents and tests.
+    pub(crate) fn example() -> RequestId {
+        RequestId("5b1f0e6c0a5e4c1c8a52f1c2a4f0e9d3".to_owned())
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Gives the request its id, and the answer its final form.
+pub(crate) async fn accompany(mut request: Request, next: Next) -> Response {
+    let started = clock::tick();
+    let id = RequestId::of(request.headers());
+    request.extensions_mut().insert(id.clone());
+    let method = request.method().clone();
+    // The pattern, not the path: the name of a file is as good as a key to it.
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let span = tracing::info_span!("request", request_id = %id);
+
+    let response = next.run(request).instrument(span).await;
+    let mut response = ApiError::rendered(response, &id);
+    if let Ok(value) = HeaderValue::from_str(&id.0) {
+        response.headers_mut().insert(HEADER, value);
+    }
+
+    let route = route.as_ref().map_or("(none)", MatchedPath::as_str);
+    let status = response.status().as_u16();
+    let cost_ms = started.elapsed().as_millis();
+    let failure = response.extensions().get::<ApiError>();
+    let kind = failure.map_or("ok", |error| error.kind().name());
+    match failure.and_then(ApiError::cause) {
+        Some(error) => {
+            tracing::error!(request_id = %id, %method, route, status, kind, cost_ms, error, "request failed")
+        }
+        None => tracing::debug!(request_id = %id, %method, route, status, kind, cost_ms, "request answered"),
+    }
+    response
+}
+
+/// The answer where a handler panicked.
+#[expect(clippy::needless_pass_by_value, reason = "the layer hands the panic over")]
+pub(crate) fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    ApiError::internal(format!("panic: {}", text.unwrap_or("without a message"))).into_response()
+}
+
+fn is_sane(id: &str) -> bool {
+    (1..=MAX_LENGTH).contains(&id.len())
+        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(sent: &[u8]) -> String {
+        let mut headers = HeaderMap::new();
+        headers.insert(HEADER, HeaderValue::from_bytes(sent).unwrap());
+        RequestId::of(&headers).to_string()
+    }
+
+    #[test]
+    fn a_sane_id_of_the_caller_is_kept() {
+        for id in ["a", "req-1.2:3_4", &"x".repeat(128)] {
+            assert_eq!(of(id.as_bytes()), id);
+        }
+    }
+
+    #[test]
+    fn any_other_id_is_replaced_by_a_fresh_one() {
+        for id in [&b""[..], b"a b", b"<script>", b"\xff", "x".repeat(129).as_bytes()] {
+            assert_eq!(of(id).len(), 32, "{id:?}");
+        }
+        assert_ne!(RequestId::of(&HeaderMap::new()).to_string(), RequestId::of(&HeaderMap::new()).to_string());
+    }
+}

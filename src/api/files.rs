@@ -1,0 +1,142 @@
+//! Results that storage `fs` keeps, served to whoever has the URL: its unguessable part is the key.
+
+use std::path::Path;
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderValue, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+};
+use tower_http::services::ServeDir;
+
+use super::{ApiState, error::ApiError};
+
+/// What every path begins with.
+const PREFIX: &str = "/file";
+
+/// A model may answer with anything, a page with scripts too; a browser must not run it as ours.
+const NO_SCRIPTS: HeaderValue = HeaderValue::from_static("default-src 'none'; sandbox");
+
+/// Fetch a result
+///
+/// Takes `Range` and `If-Modified-Since`. The URL comes as `ossFile`; it needs no authentication.
+#[utoipa::path(get, path = "/file/{key}", tag = "files", params(("key" = String, Path, description = "As in ossFile")),
+    responses(
+        (status = 200, description = "The result", body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 206, description = "The range asked for", body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 304, description = "Not modified since"),
+        (status = 404, description = "No such file"),
+        (status = 416, description = "The Range asked for lies outside the file"),
+    )
+)]
+pub(crate) async fn file(State(api): State<ApiState>, request: Request) -> Result<Response, ApiError> {
+    let folder = api.storage.served_folder().ok_or_else(ApiError::no_such_file)?;
+    serve(&folder, request).await
+}
+
+async fn serve(folder: &Path, mut request: Request) -> Result<Response, ApiError> {
+    let path = request.uri().path().strip_prefix(PREFIX).unwrap_or_default();
+    // Names with a dot in front are files that storage is still writing.
+    if path.split('/').any(|part| part.starts_with('.') || part.starts_with("%2e") || part.starts_with("%2E")) {
+        return Err(ApiError::no_such_file());
+    }
+    *request.uri_mut() = path.parse::<Uri>().map_err(|_| ApiError::no_such_file())?;
+    // A result never changes under its URL, so this condition always holds.
+    request.headers_mut().remove(header::IF_UNMODIFIED_SINCE);
+
+    let mut files = ServeDir::new(folder).append_index_html_on_directories(false).redirect_to_trailing_slash(false);
+    let served = files.try_call(request).await;
+    let mut response = served.map_err(|error| unreadable(&error))?.map(Body::new);
+    match response.status() {
+        StatusCode::NOT_FOUND => return Err(ApiError::no_such_file()),
+        StatusCode::RANGE_NOT_SATISFIABLE => return Ok(outside(&response)),
+        _ => {}
+    }
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::CONTENT_SECURITY_POLICY, NO_SCRIPTS);
+    Ok(response)
+}
+
+fn unreadable(error: &std::io::Error) -> ApiError {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::NotFound
+        | ErrorKind::PermissionDenied
+        | ErrorKind::NotADirectory
+        | ErrorKind::IsADirectory
+        | ErrorKind::InvalidFilename
+        | ErrorKind::InvalidInput => ApiError::no_such_file(),
+        _ => ApiError::internal(format!("cannot read a result: {error}")),
+    }
+}
+
+/// Keeps the header that tells how long the file is.
+fn outside(response: &Response) -> Response {
+    let length = response.headers().get(header::CONTENT_RANGE).cloned();
+    let mut refusal = ApiError::range_outside_file().into_response();
+    if let Some(length) = length {
+        refusal.headers_mut().insert(header::CONTENT_RANGE, length);
+    }
+    refusal
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::error::Kind;
+
+    async fn get(path: &str, range: Option<&str>) -> Result<Response, Kind> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(folder.path().join("served/7")).unwrap();
+        std::fs::write(folder.path().join("secret.txt"), "secret").unwrap();
+        std::fs::write(folder.path().join("served/7/a.txt"), "0123456789").unwrap();
+        std::fs::write(folder.path().join("served/7/.b.txt"), "half").unwrap();
+        let mut request = Request::new(Body::empty());
+        *request.uri_mut() = path.parse().unwrap();
+        if let Some(range) = range {
+            request.headers_mut().insert(header::RANGE, range.parse().unwrap());
+        }
+        serve(&folder.path().join("served"), request).await.map_err(|error| error.kind())
+    }
+
+    #[tokio::test]
+    async fn a_file_has_its_type_and_cannot_act_in_a_browser() {
+        let response = get("/file/7/a.txt", None).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers()["content-type"], "text/plain");
+        assert_eq!(response.headers()["x-content-type-options"], "nosniff");
+        assert!(response.headers().contains_key("content-security-policy"));
+    }
+
+    #[tokio::test]
+    async fn a_range_is_served_and_one_outside_is_refused() {
+        let response = get("/file/7/a.txt", Some("bytes=2-4")).await.unwrap();
+        assert_eq!(response.status(), StatusCode::PARTIAL_CONTENT);
+        assert_eq!(axum::body::to_bytes(response.into_body(), 10).await.unwrap(), "234");
+        let response = get("/file/7/a.txt", Some("bytes=20-")).await.unwrap();
+        assert_eq!(response.status(), StatusCode::RANGE_NOT_SATISFIABLE);
+        assert_eq!(response.headers()["content-range"], "bytes */10");
+    }
+
+    #[tokio::test]
+    async fn nothing_but_finished_files_below_the_folder_is_served() {
+        for path in [
+            "/file/7",
+            "/file/7/",
+            "/file/8/a.txt",
+            "/file/7/a.txt/x",
+            "/file/7/.b.txt",
+            "/file/7/%2eb.txt",
+            "/file/../secret.txt",
+            "/file/7/../../secret.txt",
+            "/file/7/%2e%2e/%2e%2e/secret.txt",
+            "/file/7/..%2f..%2fsecret.txt",
+            "/file//etc/passwd",
+            "/file/7/a.txt%00",
+        ] {
+            assert_eq!(get(path, None).await.map(|response| response.status()), Err(Kind::NotFound), "{path}");
+        }
+    }
+}

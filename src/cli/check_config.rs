@@ -1,0 +1,49 @@
+//! `check-config`: say whether the service would start with this configuration, and with what.
+
+use std::{fmt::Write as _, path::Path};
+
+use anyhow::Context;
+
+use crate::config::{check, keys, load, raw::RawConfig};
+
+pub(super) fn run(file: Option<&Path>) -> anyhow::Result<()> {
+    let raw = super::read_from(file)?;
+    let config = check::check(&raw)?;
+    let source = load::found(file).map_or_else(|| "no file".to_owned(), |path| path.display().to_string());
+    let mut text = settings(&raw).context("cannot show the settings")?;
+    for warning in config.warnings() {
+        writeln!(text, "warning: {warning}")?;
+    }
+    super::print(&format!("{text}OK: {source}, environment and defaults\n"))
+}
+
+/// A line for each key: `worker.concurrency: 64  # default: 256`.
+fn settings(raw: &RawConfig) -> Result<String, std::fmt::Error> {
+    let mut text = String::new();
+    for ((path, value), key) in keys::settings(raw).iter().zip(keys::all()) {
+        write!(text, "{path}: {}", keys::shown(path, value))?;
+        match *value == key.default {
+            true => writeln!(text)?,
+            false => writeln!(text, "  # default: {}", key.default)?,
+        }
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_show_what_differs_and_no_secrets() {
+        let mut raw = RawConfig::default();
+        raw.worker.concurrency = 64;
+        raw.oss.secret_key = "geheim".into();
+        raw.database.url = "postgres://app:geheim@db/app".into();
+        let text = settings(&raw).unwrap();
+        assert!(text.contains("worker.concurrency: 64  # default: 256\n"), "{text}");
+        assert!(text.contains("worker.leaseSeconds: 30\n"), "{text}");
+        assert!(text.contains("oss.secretKey: ****  # default: \"\"\n"), "{text}");
+        assert!(!text.contains("geheim"), "{text}");
+    }
+}

@@ -1,0 +1,204 @@
+//! Group commit: many callers, one transaction.
+//!
+//! A batch is whatever arrived while the last one was committing: no timer, so an idle service
+//! commits a batch of one at once and a busy one pays for few commits. Callers are answered after
+//! their commit.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::{StoreError, within};
+
+/// Requests that may wait for the next batches; beyond that callers wait in line, which is the
+/// database's back-pressure.
+const WAITING: usize = 10_000;
+
+/// How long a caller waits for a place among the waiting before the store counts as out of reach.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Most requests in one transaction: where measured throughput stops growing.
+const MOST_REQUESTS: usize = 256;
+
+/// Bytes after which a batch is closed, so that a few large payloads do not hold everyone up.
+const MOST_BYTES: usize = 4 << 20;
+
+/// How a batch is written.
+pub(super) trait Commit {
+    /// One request.
+    type Item: Send + Sync;
+    /// Its answer.
+    type Answer: Send;
+
+    /// Roughly how many bytes a request brings.
+    fn weight(item: &Self::Item) -> usize;
+
+    /// Writes the batch in one transaction and answers each request, in order.
+    fn commit(&mut self, batch: &[Self::Item]) -> impl Future<Output = Result<Vec<Self::Answer>, StoreError>> + Send;
+}
+
+/// The callers' end.
+pub(super) struct Group<C: Commit> {
+    requests: mpsc::Sender<Request<C>>,
+}
+
+/// The committer's end.
+pub(super) struct Committer<C: Commit> {
+    requests: mpsc::Receiver<Request<C>>,
+    commit: C,
+}
+
+struct Request<C: Commit> {
+    item: C::Item,
+    answer: oneshot::Sender<Result<C::Answer, StoreError>>,
+}
+
+/// Makes both ends.
+pub(super) fn group<C: Commit>(commit: C) -> (Group<C>, Committer<C>) {
+    let (sender, receiver) = mpsc::channel(WAITING);
+    (Group { requests: sender }, Committer { requests: receiver, commit })
+}
+
+impl<C: Commit> Clone for Group<C> {
+    fn clone(&self) -> Group<C> {
+        Group { requests: self.requests.clone() }
+    }
+}
+
+impl<C: Commit> Group<C> {
+    /// Hands a request in and waits for its commit.
+    pub(super) async fn ask(&self, item: C::Item) -> Result<C::Answer, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let sent = self.requests.send_timeout(Request { item, answer }, WAIT_TIMEOUT).await;
+        sent.map_err(|error| match error {
+            mpsc::error::SendTimeoutError::Timeout(_) => StoreError::Unavailable("too many requests wait".to_owned()),
+            mpsc::error::SendTimeoutError::Closed(_) => closing(),
+        })?;
+        answered.await.unwrap_or_else(|_| Err(closing()))
+    }
+}
+
+impl<C: Commit> Committer<C> {
+    /// Commits batch after batch until `stop` is set and everything handed in before is committed.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        while let Some(first) = self.next(&stop).await {
+            let mut bytes = C::weight(&first.item);
+            let (mut items, mut answers) = (vec![first.item], vec![first.answer]);
+            while items.len() < MOST_REQUESTS && bytes < MOST_BYTES {
+                let Ok(request) = self.requests.try_recv() else { break };
+                bytes = bytes.saturating_add(C::weight(&request.item));
+                items.push(request.item);
+                answers.push(request.answer);
+            }
+            for (answer, result) in answers.into_iter().zip(self.commit_batch(&items).await) {
+                // A caller that went away does not want its answer.
+                answer.send(result).ok();
+            }
+        }
+    }
+
+    async fn next(&mut self, stop: &CancellationToken) -> Option<Request<C>> {
+        tokio::select! {
+            biased;
+            request = self.requests.recv() => request,
+            () = stop.cancelled() => {
+                self.requests.close();
+                self.requests.recv().await
+            }
+        }
+    }
+
+    /// One result for each item. Where the batch as a whole is refused, its members are tried one
+    /// by one, so that one bad request fails alone.
+    async fn commit_batch(&mut self, items: &[C::Item]) -> Vec<Result<C::Answer, StoreError>> {
+        match within(self.commit.commit(items)).await {
+            Ok(answers) => answers.into_iter().map(Ok).collect(),
+            Err(StoreError::Broken(_)) if items.len() > 1 => {
+                let mut results = Vec::with_capacity(items.len());
+                for item in items {
+                    results.push(self.commit_one(item).await);
+                }
+                results
+            }
+            Err(error) => items.iter().map(|_| Err(error.clone())).collect(),
+        }
+    }
+
+    async fn commit_one(&mut self, item: &C::Item) -> Result<C::Answer, StoreError> {
+        let answers = within(self.commit.commit(std::slice::from_ref(item))).await?;
+        answers.into_iter().next().ok_or_else(|| StoreError::Broken("a request was not answered".to_owned()))
+    }
+}
+
+fn closing() -> StoreError {
+    StoreError::Unavailable("the store is closing".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answers with the size of the batch; refuses every batch that holds a zero.
+    struct Sizes;
+
+    impl Commit for Sizes {
+        type Item = usize;
+        type Answer = usize;
+
+        fn weight(item: &usize) -> usize {
+            *item
+        }
+
+        async fn commit(&mut self, batch: &[usize]) -> Result<Vec<usize>, StoreError> {
+            if batch.contains(&0) {
+                return Err(StoreError::Broken("zero".to_owned()));
+            }
+            Ok(vec![batch.len(); batch.len()])
+        }
+    }
+
+    async fn results(items: Vec<usize>) -> Vec<Result<usize, StoreError>> {
+        let (group, committer) = group(Sizes);
+        let asked = futures::future::join_all(items.into_iter().map(|item| group.ask(item)));
+        let stop = CancellationToken::new();
+        let stopped = async {
+            let results = asked.await;
+            stop.cancel();
+            results
+        };
+        tokio::join!(stopped, committer.run(stop.clone())).0
+    }
+
+    #[tokio::test]
+    async fn what_waits_together_is_committed_together() {
+        assert!(results(vec![1; 7]).await.into_iter().all(|size| matches!(size, Ok(7))));
+    }
+
+    #[tokio::test]
+    async fn a_batch_ends_at_its_most_requests_and_bytes() {
+        let many = results(vec![1; MOST_REQUESTS + 1]).await;
+        assert!(matches!(many[0], Ok(MOST_REQUESTS)) && matches!(many[MOST_REQUESTS], Ok(1)));
+        let large = results(vec![MOST_BYTES, 1]).await;
+        assert!(matches!(large[0], Ok(1)) && matches!(large[1], Ok(1)));
+    }
+
+    #[tokio::test]
+    async fn one_bad_request_fails_alone() {
+        let results = results(vec![1, 0, 1]).await;
+        assert!(matches!(results[0], Ok(1)) && matches!(results[2], Ok(1)));
+        assert!(matches!(results[1], Err(StoreError::Broken(_))));
+    }
+
+    #[tokio::test]
+    async fn requests_before_the_stop_are_committed_and_later_ones_refused() {
+        let (group, committer) = group(Sizes);
+        let stop = CancellationToken::new();
+        let mut before = Box::pin(group.ask(1));
+        assert!(futures::poll!(&mut before).is_pending());
+        stop.cancel();
+        committer.run(stop).await;
+        assert!(matches!(before.await, Ok(1)));
+        assert!(matches!(group.ask(1).await, Err(StoreError::Unavailable(_))));
+    }
+}

@@ -1,0 +1,315 @@
+//! Changing rows that exist: transitions, adoption, pickup.
+
+use std::{collections::HashSet, ops::Range, sync::Arc};
+
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, postgres::PgArguments, query::QueryAs};
+use uuid::Uuid;
+
+use crate::{
+    secrets::Vault,
+    store::{
+        StoreError,
+        models::{MODEL_COLUMNS, read_model},
+        row::Columns,
+        tasks::{
+            AUTO_CLEAN_SECONDS, Adopted, PickedUp, UPLOAD_DEADLINE_SECONDS, micros,
+            rows::{pickup_columns, read_phase, read_picked_up, read_running, read_state, running_columns},
+            tally::{self, Outcome, StatKey, Tally},
+        },
+    },
+    task::{
+        Attempt, NodeId, TaskId, TaskKey, TenantId,
+        lifecycle::{CLAIM, PICK_UP, Phase, Place, RowChange, State, Transition},
+    },
+};
+
+/// How [`Place`] is told to the statement; a place that is kept is neither.
+const PLACE_HEAD: i16 = 1;
+const PLACE_TAIL: i16 = 2;
+
+/// A statement on many rows that answers with the keys of those it found.
+type KeyQuery<'q> = QueryAs<'q, Postgres, (i64, Uuid), PgArguments>;
+
+/// The changes of a run as a table `c`; [`bind_changes`] binds them.
+macro_rules! changes {
+    () => {
+        "unnest($1::bigint[], $2::uuid[], $3::smallint[], $4::int[], $5::smallint[], $6::smallint[], $7::text[],
+                $8::text[], $9::text[], $10::text[], $11::text[], $12::bigint[], $13::bigint[], $14::smallint[],
+                $15::int[], $16::int[], $17::boolean[], $18::boolean[])
+           AS c(tenant, task, from_state, at_attempt, to_state, to_phase, to_tmp_file, to_error_msg, to_oss_file,
+                to_oss_key, to_file_type, to_file_size, rest, place, retries, lost, is_final, has_call)"
+    };
+}
+
+/// A first parking that comes again finds its own row and must not pass for a second one, or its
+/// call would be counted twice; of the other arrows the guard on the state says the same.
+const CHANGE: &str = concat!(
+    "
+    UPDATE asynch_task t
+    SET state = c.to_state, phase = c.to_phase, tmp_file = c.to_tmp_file,
+        error_msg = COALESCE(c.to_error_msg, t.error_msg),
+        oss_file = COALESCE(c.to_oss_file, t.oss_file), oss_key = COALESCE(c.to_oss_key, t.oss_key),
+        file_type = COALESCE(c.to_file_type, t.file_type), file_size = COALESCE(c.to_file_size, t.file_size),
+        retry_count = t.retry_count + c.retries, lost_attempts = t.lost_attempts + c.lost,
+        due_at = now() + c.rest * interval '1 microsecond',
+        enqueue_at = CASE c.place WHEN $19 THEN t.created_at
+                                  WHEN $20 THEN now() + COALESCE(c.rest, 0) * interval '1 microsecond'
+                                  ELSE t.enqueue_at END,
+        owner = CASE WHEN c.to_state = $21 THEN t.owner END,
+        deadline_at = CASE WHEN c.to_state = $21 THEN now() + $22 * interval '1 second' END,
+        finished_at = CASE WHEN c.is_final THEN now() END,
+        expire_at = CASE WHEN c.to_state = $23 THEN now() + interval '1 second' * COALESCE(
+            (SELECT m.auto_clean_seconds FROM asynch_models m WHERE m.id = t.model_id), $24) END,
+        updated_at = now()
+    FROM ",
+    changes!(),
+    "
+    WHERE t.tenant_id = c.tenant AND t.task_id = c.task AND t.state = c.from_state AND t.attempt = c.at_attempt
+      AND NOT (c.has_call AND c.to_state = c.from_state AND t.phase = c.to_phase AND t.tmp_file = c.to_tmp_file
+               AND t.error_msg = COALESCE(c.to_error_msg, t.error_msg))
+    RETURNING t.tenant_id, t.task_id"
+);
+
+/// Rows that look as if the change had been made before. A success may have been picked up since.
+const REPEATED: &str = concat!(
+    "
+    SELECT t.tenant_id, t.task_id FROM ",
+    changes!(),
+    "
+    JOIN asynch_task t ON t.tenant_id = c.tenant AND t.task_id = c.task
+    WHERE t.attempt = c.at_attempt AND (t.state = c.to_state OR (c.to_state = $19 AND t.state = $20))
+      AND t.phase = c.to_phase AND t.tmp_file = c.to_tmp_file
+      AND t.error_msg = COALESCE(c.to_error_msg, t.error_msg) AND t.oss_key = COALESCE(c.to_oss_key, t.oss_key)"
+);
+
+/// Written in the order of the key, after the tasks.
+const COUNT_CALLS: &str = "
+    INSERT INTO asynch_model_stat AS s (day, tenant_id, creator, model_name, request_count, success_count,
+                                        failure_count, total_seconds, result_bytes, created_at, updated_at)
+    SELECT day, tenant_id, creator, model_name, successes + failures, successes, failures, seconds, bytes, now(), now()
+    FROM unnest($1::date[], $2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::float8[], $8::bigint[])
+      AS c(day, tenant_id, creator, model_name, successes, failures, seconds, bytes)
+    ON CONFLICT (day, tenant_id, creator, model_name) DO UPDATE
+    SET request_count = s.request_count + EXCLUDED.request_count,
+        success_count = s.success_count + EXCLUDED.success_count,
+        failure_count = s.failure_count + EXCLUDED.failure_count,
+        total_seconds = s.total_seconds + EXCLUDED.total_seconds,
+        result_bytes = s.result_bytes + EXCLUDED.result_bytes,
+        updated_at = EXCLUDED.updated_at";
+
+const ADOPTABLE: &str = "
+    SELECT model_id, state, phase FROM asynch_task
+    WHERE tenant_id = $1 AND task_id = $2 AND attempt = $3 AND state IN (0, 1)
+    FOR UPDATE";
+
+const ADOPT: &str = concat!(
+    "
+    UPDATE asynch_task
+    SET state = $3, phase = $4, owner = $5, tmp_file = $6, due_at = NULL, updated_at = now(),
+        deadline_at = now() + $7 * interval '1 second'
+    WHERE tenant_id = $1 AND task_id = $2
+    RETURNING ",
+    running_columns!()
+);
+
+const READ_PICKUP: &str =
+    concat!("SELECT ", pickup_columns!(), " FROM asynch_task WHERE tenant_id = $1 AND task_id = ANY($2)");
+
+const PICK_UP_READY: &str = "
+    WITH ready AS MATERIALIZED (
+        SELECT tenant_id AS tenant, task_id AS task FROM asynch_task
+        WHERE tenant_id = $1 AND task_id = ANY($2) AND state = $3
+        ORDER BY task_id FOR UPDATE
+    )
+    UPDATE asynch_task t
+    SET state = $4, updated_at = now(), expire_at = now() + interval '1 second' * COALESCE(
+        (SELECT m.auto_clean_seconds FROM asynch_models m WHERE m.id = t.model_id), $5)
+    FROM ready WHERE t.tenant_id = ready.tenant AND t.task_id = ready.task AND t.state = $3";
+
+/// Applies a batch and counts its calls, statistics last: their rows are shared by many tasks and
+/// are locked for the shortest time.
+pub(in crate::store) async fn apply(pool: &PgPool, transitions: &[Transition]) -> Result<Vec<Outcome>, StoreError> {
+    let mut transaction = pool.begin().await?;
+    let mut outcomes = vec![Outcome::Stale; transitions.len()];
+    for run in tally::runs(transitions) {
+        apply_run(&mut transaction, transitions, &mut outcomes, run).await?;
+    }
+    count_calls(&mut transaction, transitions, &outcomes).await?;
+    transaction.commit().await?;
+    Ok(outcomes)
+}
+
+/// Applies transitions of different tasks, in the order of their keys.
+async fn apply_run(
+    connection: &mut PgConnection,
+    transitions: &[Transition],
+    outcomes: &mut [Outcome],
+    run: Range<usize>,
+) -> Result<(), StoreError> {
+    let mut order: Vec<usize> = run.collect();
+    order.sort_by_key(|&n| sort_key(transitions[n].key()));
+    let changed = change(connection, transitions, &order).await?;
+    order.retain(|&n| {
+        let done = changed.contains(&sort_key(transitions[n].key()));
+        if done {
+            outcomes[n] = Outcome::Done;
+        }
+        !done
+    });
+    if order.is_empty() {
+        return Ok(());
+    }
+    let repeated = find_repeated(connection, transitions, &order).await?;
+    for n in order {
+        if repeated.contains(&sort_key(transitions[n].key())) {
+            outcomes[n] = Outcome::Repeated;
+        }
+    }
+    Ok(())
+}
+
+type Keys = HashSet<(i64, Uuid)>;
+
+fn sort_key(key: TaskKey) -> (i64, Uuid) {
+    (key.tenant.0, key.id.0)
+}
+
+async fn change(connection: &mut PgConnection, all: &[Transition], order: &[usize]) -> Result<Keys, StoreError> {
+    let rows = bind_changes(sqlx::query_as(CHANGE), all, order)
+        .bind(PLACE_HEAD)
+        .bind(PLACE_TAIL)
+        .bind(State::Running.number())
+        .bind(UPLOAD_DEADLINE_SECONDS)
+        .bind(State::Failed.number())
+        .bind(AUTO_CLEAN_SECONDS)
+        .fetch_all(connection)
+        .await?;
+    Ok(rows.into_iter().collect())
+}
+
+async fn find_repeated(connection: &mut PgConnection, all: &[Transition], order: &[usize]) -> Result<Keys, StoreError> {
+    let rows = bind_changes(sqlx::query_as(REPEATED), all, order)
+        .bind(PICK_UP.from.number())
+        .bind(PICK_UP.to.number())
+        .fetch_all(connection)
+        .await?;
+    Ok(rows.into_iter().collect())
+}
+
+/// Binds the parameters of `changes!()`.
+fn bind_changes<'q>(query: KeyQuery<'q>, all: &'q [Transition], order: &[usize]) -> KeyQuery<'q> {
+    let rows: Vec<RowChange<'_>> = order.iter().map(|&n| all[n].row()).collect();
+    query
+        .bind(column(&rows, |row| row.key.tenant.0))
+        .bind(column(&rows, |row| row.key.id.0))
+        .bind(column(&rows, |row| row.from.number()))
+        .bind(column(&rows, |row| row.attempt.0))
+        .bind(column(&rows, |row| row.state.number()))
+        .bind(column(&rows, |row| row.phase.number()))
+        .bind(column(&rows, |row| row.tmp_file))
+        .bind(column(&rows, |row| row.error_msg.map(tally::storable)))
+        .bind(column(&rows, |row| row.stored.map(|stored| stored.oss_file.as_str())))
+        .bind(column(&rows, |row| row.stored.map(|stored| stored.oss_key.as_str())))
+        .bind(column(&rows, |row| row.stored.map(|stored| stored.file_type.as_str())))
+        .bind(column(&rows, |row| row.stored.map(|stored| i64::try_from(stored.file_size).unwrap_or(i64::MAX))))
+        .bind(column(&rows, |row| row.delay.map(micros)))
+        .bind(column(&rows, |row| place_number(row.place)))
+        .bind(column(&rows, |row| row.retries))
+        .bind(column(&rows, |row| row.lost))
+        .bind(column(&rows, |row| row.state.is_final()))
+        .bind(order.iter().map(|&n| all[n].call().is_some()).collect::<Vec<_>>())
+}
+
+fn column<'a, T>(rows: &[RowChange<'a>], of: impl Fn(&RowChange<'a>) -> T) -> Vec<T> {
+    rows.iter().map(of).collect()
+}
+
+const fn place_number(place: Place) -> i16 {
+    match place {
+        Place::Kept => 0,
+        Place::Head => PLACE_HEAD,
+        Place::Tail => PLACE_TAIL,
+    }
+}
+
+async fn count_calls(
+    connection: &mut PgConnection,
+    transitions: &[Transition],
+    outcomes: &[Outcome],
+) -> Result<(), StoreError> {
+    let (keys, tallies): (Vec<StatKey<'_>>, Vec<Tally>) = tally::tallies(transitions, outcomes).into_iter().unzip();
+    if keys.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(COUNT_CALLS)
+        .bind(keys.iter().map(|key| key.day).collect::<Vec<_>>())
+        .bind(keys.iter().map(|key| key.tenant).collect::<Vec<_>>())
+        .bind(keys.iter().map(|key| key.creator).collect::<Vec<_>>())
+        .bind(keys.iter().map(|key| key.model_name).collect::<Vec<_>>())
+        .bind(tallies.iter().map(|tally| tally.successes).collect::<Vec<_>>())
+        .bind(tallies.iter().map(|tally| tally.failures).collect::<Vec<_>>())
+        .bind(tallies.iter().map(|tally| tally.seconds).collect::<Vec<_>>())
+        .bind(tallies.iter().map(|tally| tally.bytes).collect::<Vec<_>>())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Makes `node` the owner of a row whose attempt nobody has taken over.
+pub(in crate::store) async fn adopt(
+    pool: &PgPool,
+    vault: &Vault,
+    node: NodeId,
+    key: TaskKey,
+    attempt: Attempt,
+    tmp_file: &str,
+) -> Result<Option<Adopted>, StoreError> {
+    let mut transaction = pool.begin().await?;
+    let before =
+        sqlx::query(ADOPTABLE).bind(key.tenant.0).bind(key.id.0).bind(attempt.0).fetch_optional(&mut *transaction);
+    let Some(before) = before.await? else { return Ok(None) };
+    let statement = format!("SELECT {MODEL_COLUMNS} FROM asynch_models WHERE id = $1");
+    let model =
+        sqlx::query(AssertSqlSafe(statement)).bind(before.big("model_id")?).fetch_optional(&mut *transaction).await?;
+    let Some(model) = model else { return Ok(None) };
+    let row = sqlx::query(ADOPT)
+        .bind(key.tenant.0)
+        .bind(key.id.0)
+        .bind(CLAIM.to.number())
+        .bind(Phase::Upload.number())
+        .bind(node.0)
+        .bind(tmp_file)
+        .bind(UPLOAD_DEADLINE_SECONDS)
+        .fetch_one(&mut *transaction)
+        .await?;
+    let adopted = Adopted {
+        task: read_running(&row, vault)?,
+        model: Arc::new(read_model(&model, vault)?),
+        call_uncounted: read_state(&before)? == State::Running && read_phase(&before)? == Phase::Model,
+    };
+    transaction.commit().await?;
+    Ok(Some(adopted))
+}
+
+/// Reads first: most batches are asked for before anything is ready, and then nothing is written.
+pub(in crate::store) async fn pick_up(
+    pool: &PgPool,
+    tenant: TenantId,
+    ids: &[TaskId],
+) -> Result<Vec<PickedUp>, StoreError> {
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+    let rows = sqlx::query(READ_PICKUP).bind(tenant.0).bind(ids).fetch_all(pool).await?;
+    let tasks: Vec<PickedUp> = rows.iter().map(read_picked_up).collect::<Result<_, _>>()?;
+    let ready: Vec<Uuid> = tasks.iter().filter(|task| task.state == PICK_UP.from).map(|task| task.id.0).collect();
+    if !ready.is_empty() {
+        sqlx::query(PICK_UP_READY)
+            .bind(tenant.0)
+            .bind(ready)
+            .bind(PICK_UP.from.number())
+            .bind(PICK_UP.to.number())
+            .bind(AUTO_CLEAN_SECONDS)
+            .execute(pool)
+            .await?;
+    }
+    Ok(tasks)
+}

@@ -1,0 +1,131 @@
+//! Finding tasks: listings for callers, candidates for the cleaner, lanes for the dispatcher.
+
+use std::time::Duration;
+
+use sqlx::PgPool;
+
+use crate::{
+    store::{
+        Listing, Page, StoreError,
+        tasks::{
+            OVERDUE_SECONDS, TaskFilter, micros,
+            rows::{read_abandoned, read_lane, read_task, read_waiting, task_columns},
+        },
+        value::containing,
+    },
+    task::{Abandoned, Lane, Task, TenantId, Waiting},
+};
+
+macro_rules! matching {
+    () => {
+        "FROM asynch_task
+         WHERE tenant_id = $1 AND ($2::text IS NULL OR model_name LIKE $2 ESCAPE '\\')
+           AND ($3::text IS NULL OR task_id::text LIKE $3 ESCAPE '\\')
+           AND ($4::smallint IS NULL OR state = $4)"
+    };
+}
+
+const COUNT: &str = concat!("SELECT count(*) ", matching!());
+
+const LIST: &str = concat!("SELECT ", task_columns!(), " ", matching!(), " ORDER BY task_id DESC LIMIT $5 OFFSET $6");
+
+/// Hops from lane to lane over the index of claimable tasks, whatever lies between two hops.
+macro_rules! lanes {
+    () => {
+        "WITH RECURSIVE lanes AS (
+            (SELECT tenant_id, model_id FROM asynch_task WHERE state = 0 AND due_at IS NULL
+             ORDER BY tenant_id, model_id LIMIT 1)
+            UNION ALL
+            SELECT n.tenant_id, n.model_id FROM lanes l CROSS JOIN LATERAL (
+                SELECT t.tenant_id, t.model_id FROM asynch_task t
+                WHERE t.state = 0 AND t.due_at IS NULL AND (t.tenant_id, t.model_id) > (l.tenant_id, l.model_id)
+                ORDER BY t.tenant_id, t.model_id LIMIT 1) n
+        )"
+    };
+}
+
+const LANES: &str = concat!(lanes!(), " SELECT tenant_id, model_id FROM lanes");
+
+/// Hops from owner to owner, then takes all of a dead one's tasks and the overdue ones of the rest.
+const ABANDONED: &str = "
+    WITH RECURSIVE owners AS (
+        (SELECT owner FROM asynch_task WHERE state = 1 ORDER BY owner LIMIT 1)
+        UNION ALL
+        SELECT (SELECT t.owner FROM asynch_task t WHERE t.state = 1 AND t.owner > o.owner ORDER BY t.owner LIMIT 1)
+        FROM owners o WHERE o.owner IS NOT NULL
+    ), limits AS (
+        SELECT o.owner, CASE WHEN n.node IS NULL THEN 'infinity'::timestamptz
+                             ELSE now() - $1 * interval '1 second' END AS before
+        FROM owners o LEFT JOIN asynch_node n ON n.node = o.owner WHERE o.owner IS NOT NULL
+    )
+    SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.lost_attempts, t.phase, t.creator, t.model_name
+    FROM limits l JOIN asynch_task t ON t.state = 1 AND t.owner = l.owner AND t.deadline_at < l.before
+    LIMIT $2";
+
+const QUEUED_LONGER_THAN: &str = concat!(
+    lanes!(),
+    " SELECT w.* FROM lanes l CROSS JOIN LATERAL (
+        SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.model_name FROM asynch_task t
+        WHERE t.tenant_id = l.tenant_id AND t.model_id = l.model_id AND t.state = 0 AND t.due_at IS NULL
+          AND t.enqueue_at < now() - $1 * interval '1 microsecond'
+        ORDER BY t.enqueue_at, t.task_id LIMIT $2) w
+    LIMIT $2"
+);
+
+/// Two halves, one for each partial index of queued tasks.
+const QUEUED_FOR_DELETED_MODELS: &str = "
+    SELECT w.* FROM asynch_models m JOIN asynch_lane_in i ON i.model_id = m.id
+    CROSS JOIN LATERAL (
+        (SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.model_name FROM asynch_task t
+         WHERE t.tenant_id = i.tenant_id AND t.model_id = i.model_id AND t.state = 0 AND t.due_at IS NULL LIMIT $1)
+        UNION ALL
+        (SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.model_name FROM asynch_task t
+         WHERE t.tenant_id = i.tenant_id AND t.model_id = i.model_id AND t.state = 0 AND t.due_at IS NOT NULL LIMIT $1)
+    ) w
+    WHERE m.deleted_at IS NOT NULL
+    LIMIT $1";
+
+/// Ids of UUIDv7 sort by creation, and the key begins with the tenant: no sorting, no other index.
+pub(in crate::store) async fn list_tasks(
+    pool: &PgPool,
+    tenant: TenantId,
+    filter: &TaskFilter,
+    page: Page,
+) -> Result<Listing<Task>, StoreError> {
+    let model_name = filter.model_name.as_deref().map(containing);
+    let task_id = filter.task_id.as_deref().map(|part| containing(&part.to_lowercase()));
+    let state = filter.state.map(|state| state.number());
+    let total = sqlx::query_scalar(COUNT).bind(tenant.0).bind(&model_name).bind(&task_id).bind(state);
+    let total = total.fetch_one(pool).await?;
+    let list = sqlx::query(LIST).bind(tenant.0).bind(&model_name).bind(&task_id).bind(state);
+    let rows = list.bind(page.limit).bind(page.offset).fetch_all(pool).await?;
+    Ok(Listing { list: rows.iter().map(read_task).collect::<Result<_, _>>()?, total })
+}
+
+/// Every lane that has a claimable task.
+pub(in crate::store) async fn lanes_with_work(pool: &PgPool) -> Result<Vec<Lane>, StoreError> {
+    let rows = sqlx::query(LANES).fetch_all(pool).await?;
+    rows.iter().map(read_lane).collect()
+}
+
+/// Running tasks of nodes without a lease row, and overdue ones of the others.
+pub(in crate::store) async fn abandoned(pool: &PgPool, most: u32) -> Result<Vec<Abandoned>, StoreError> {
+    let rows = sqlx::query(ABANDONED).bind(OVERDUE_SECONDS).bind(i64::from(most)).fetch_all(pool).await?;
+    rows.iter().map(read_abandoned).collect()
+}
+
+/// Claimable tasks whose place in the queue is older than `age`.
+pub(in crate::store) async fn queued_longer_than(
+    pool: &PgPool,
+    age: Duration,
+    most: u32,
+) -> Result<Vec<Waiting>, StoreError> {
+    let rows = sqlx::query(QUEUED_LONGER_THAN).bind(micros(age)).bind(i64::from(most)).fetch_all(pool).await?;
+    rows.iter().map(read_waiting).collect()
+}
+
+/// Queued tasks of deleted models, found through their lanes.
+pub(in crate::store) async fn queued_for_deleted_models(pool: &PgPool, most: u32) -> Result<Vec<Waiting>, StoreError> {
+    let rows = sqlx::query(QUEUED_FOR_DELETED_MODELS).bind(i64::from(most)).fetch_all(pool).await?;
+    rows.iter().map(read_waiting).collect()
+}

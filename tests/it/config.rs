@@ -1,0 +1,45 @@
+//! The shipped `config.yml` says what the code says.
+
+use std::{collections::BTreeSet, path::Path};
+
+use model_asynch::config::{keys, load, raw::RawConfig};
+use serde_json::{Map, Value};
+
+fn shipped() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("config.yml")
+}
+
+#[test]
+fn the_shipped_file_is_exactly_the_defaults() {
+    let raw = load::read(Some(&shipped()), std::iter::empty()).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(keys::settings(&raw), keys::settings(&RawConfig::default()));
+}
+
+#[test]
+fn the_shipped_file_has_every_key_and_no_other() {
+    let file = ::config::File::from(shipped()).format(::config::FileFormat::Yaml);
+    let tree = ::config::Config::builder().add_source(file).build().unwrap();
+    let sections: Map<String, Value> = tree.try_deserialize().unwrap();
+    let written: BTreeSet<String> = sections
+        .iter()
+        .flat_map(|(section, keys)| keys.as_object().unwrap().keys().map(move |key| format!("{section}.{key}")))
+        .collect();
+    let known: BTreeSet<String> = keys::all().into_iter().map(|key| key.path).collect();
+    assert_eq!(written, known);
+}
+
+#[test]
+fn every_key_of_the_shipped_file_has_a_comment() {
+    let text = std::fs::read_to_string(shipped()).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    for pair in lines.windows(2) {
+        let is_key = pair[1].starts_with("  ") && !pair[1].trim_start().starts_with('#');
+        assert!(!is_key || pair[0].trim_start().starts_with('#'), "no comment above {}", pair[1]);
+    }
+}
+
+#[test]
+fn the_shipped_file_is_accepted_without_a_warning() {
+    let config = load::load(Some(&shipped()), std::iter::empty()).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(config.warnings(), Vec::<String>::new());
+}
