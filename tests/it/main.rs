@@ -11,9 +11,11 @@
 mod cli;
 mod config;
 mod crash;
+mod demo;
 mod lifecycle;
 mod migrations;
 mod permits;
+mod real_model;
 mod spool;
 mod storage;
 mod store;
