@@ -365,7 +365,7 @@ impl Worker {
             };
             let slot = self.shared.slots.take(lane, permit);
             let run = Run::claimed(self.shared.clone(), task, model.clone(), life.cut.clone());
-            life.spawn(run, |run| run.from_call(slot));
+            life.spawn(run, |run| run.begin(slot));
         }
         for (lane, verdict) in lanes {
             life.lanes.verdict(lane, verdict, newest.get(&lane).copied());
@@ -437,7 +437,7 @@ impl Worker {
                     info!(task_id = %parked.key.id, tenant_id = %parked.key.tenant, attempt = %parked.attempt,
                         "found the parked result of this task, only the upload is left");
                     let run = Run::adopted(self.shared.clone(), adopted, &parked, life.cut.clone());
-                    life.spawn(run, |run| run.from_parked(parked));
+                    life.spawn(run, |run| run.resume(parked));
                 }
                 Ok(None) => {
                     if let Err(error) = self.shared.spool.remove(&parked).await {

@@ -55,7 +55,11 @@ pub(super) async fn call(client: &Client, spool: &Spool, task: &Running, model: 
         let message = format!("the model did not answer within {} s", limit.as_secs());
         Err(failure(FailureKind::Timeout, message))
     });
-    Called { outcome: outcome.map_err(|failure| masked(failure, model)), took: began.elapsed() }
+    let outcome = outcome.map_err(|failure| {
+        let message = model.spec.api_key.mask_in(&failure.message);
+        Failure { message, ..failure }
+    });
+    Called { outcome, took: began.elapsed() }
 }
 
 async fn attempt(
@@ -234,10 +238,6 @@ fn failure(kind: FailureKind, message: impl Into<String>) -> Failure {
 /// Without NUL, which the database refuses.
 fn printable(message: &str) -> String {
     message.replace('\0', "\u{fffd}")
-}
-
-fn masked(failure: Failure, model: &Model) -> Failure {
-    Failure { message: model.spec.api_key.mask_in(&failure.message), ..failure }
 }
 
 #[cfg(test)]

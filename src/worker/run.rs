@@ -62,7 +62,7 @@ impl Run {
     }
 
     /// Calls the model and sees the task through. The slot is free as soon as the answer is parked.
-    pub(super) async fn from_call(mut self, slot: Slot) {
+    pub(super) async fn begin(mut self, slot: Slot) {
         info!("calling the model");
         let client = &self.shared.client;
         let call = call::call(client, &self.shared.spool, &self.task, &self.model, self.shared.max_result_bytes);
@@ -79,7 +79,7 @@ impl Run {
             }
             Some(Called { outcome: Ok(parked), took }) => {
                 self.count(true, took, parked.size);
-                self.from_parked(parked).await;
+                self.resume(parked).await;
             }
             Some(Called { outcome: Err(failure), took }) => {
                 self.count(false, took, 0);
@@ -89,7 +89,7 @@ impl Run {
     }
 
     /// Uploads a parked result and sees the task through.
-    pub(super) async fn from_parked(mut self, parked: Parked) {
+    pub(super) async fn resume(mut self, parked: Parked) {
         match upload::upload(&mut self, &parked).await {
             Uploaded::Stored(stored) => self.finish(&parked, stored).await,
             Uploaded::FileGone(error) => {

@@ -8,6 +8,7 @@
     reason = "tests"
 )]
 
+mod api;
 mod cli;
 mod config;
 mod crash;

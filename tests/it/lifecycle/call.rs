@@ -33,15 +33,8 @@ backend_test!(a_task_goes_from_queued_to_a_result_that_can_be_fetched, async |db
     assert_eq!(app.api.fetch(done["ossFile"].as_str().unwrap()).await, b"RIFF\0\0\0\0WAVEfmt ");
     assert_eq!(std::fs::read_dir(db.dir().join("tmp")).unwrap().count(), 1, "only this process's folder");
     app.stop().await;
-    assert_eq!(parked_files(db), 0, "the temp file is deleted");
+    assert_eq!(db.parked_files(), 0, "the temp file is deleted");
 });
-
-/// Results that lie in any spool of this test.
-pub fn parked_files(db: &TestDb) -> usize {
-    let Ok(folders) = std::fs::read_dir(db.dir().join("tmp")) else { return 0 };
-    let files = folders.flat_map(|folder| std::fs::read_dir(folder.unwrap().path()).into_iter().flatten());
-    files.filter(|file| file.as_ref().unwrap().metadata().unwrap().len() > 0).count()
-}
 
 backend_test!(the_model_gets_the_payload_to_the_letter_with_our_headers_and_its_own, async |db: &TestDb| {
     let app = TestApp::start(db).await;

@@ -55,7 +55,7 @@ backend_test!(
 );
 
 backend_test!(a_task_that_waits_too_long_fails, async |db: &TestDb| {
-    let app = TestApp::with(db, &[("worker.queueTimeout", "500ms")]).await;
+    let app = TestApp::with(db, &[("worker.queueTimeout", "1s")]).await;
     let model = FakeModel::always(Reply::Gated(Box::new(Reply::Body("text/plain", "ok".into())))).await;
     app.api.create_model("m", &model.url, &json!({ "maxConcurrency": 1 })).await;
     let running = app.api.create_task("m", &Value::Null).await;

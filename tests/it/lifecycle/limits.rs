@@ -21,12 +21,14 @@ fn gated() -> Reply {
 backend_test!(no_more_calls_run_at_once_than_the_model_allows, async |db: &TestDb| {
     let app = TestApp::start(db).await;
     let work = Reply::After(Duration::from_millis(5), Box::new(Reply::Body("text/plain", "ok".into())));
-    let model = FakeModel::always(work).await;
+    let model = FakeModel::always(Reply::Gated(Box::new(work))).await;
     app.api.create_model("m", &model.url, &json!({ "maxConcurrency": 3 })).await;
     let mut tasks = Vec::new();
     for _ in 0..60 {
         tasks.push(app.api.create_task("m", &Value::Null).await);
     }
+    until("three calls", async || model.running() == 3).await;
+    model.release(60);
     for id in &tasks {
         app.api.until(id, &[2]).await;
     }

@@ -104,7 +104,7 @@ backend_test!(every_kind_of_failure_ends_in_state_3_with_a_reason, async |db: &T
     let first = stats(&app.api, "hang").await;
     assert_eq!((&first["requestCount"], &first["failureCount"]), (&json!(1), &json!(1)));
     app.stop().await;
-    assert_eq!(super::call::parked_files(db), 0, "nothing half-written is left");
+    assert_eq!(db.parked_files(), 0, "nothing half-written is left");
 });
 
 backend_test!(the_reason_is_cut_and_the_models_own_key_is_masked, async |db: &TestDb| {

@@ -67,7 +67,7 @@ backend_test!(an_upload_that_fails_for_too_long_fails_the_task, async |db: &Test
     assert!(failed["errorMsg"].as_str().unwrap().contains("could not be stored"), "{failed}");
     assert_eq!(model.calls().len(), 1);
     app.stop().await;
-    assert_eq!(super::call::parked_files(db), 0);
+    assert_eq!(db.parked_files(), 0);
 });
 
 backend_test!(a_parked_file_that_is_gone_sends_the_task_back_to_its_model, async |db: &TestDb| {

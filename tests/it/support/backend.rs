@@ -92,6 +92,13 @@ impl TestDb {
         }
     }
 
+    /// How many results lie in any spool of this test.
+    pub fn parked_files(&self) -> usize {
+        let Ok(folders) = std::fs::read_dir(self.dir().join("tmp")) else { return 0 };
+        let files = folders.flat_map(|folder| std::fs::read_dir(folder.unwrap().path()).into_iter().flatten());
+        files.filter(|file| file.as_ref().unwrap().metadata().unwrap().len() > 0).count()
+    }
+
     /// A folder that goes with the test.
     pub fn dir(&self) -> &std::path::Path {
         self._dir.path()
