@@ -1,0 +1,3 @@
+//! Conformance: every verb of the store, on both backends.
+
+mod tasks;
