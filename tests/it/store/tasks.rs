@@ -4,6 +4,7 @@ mod adopt;
 mod apply;
 mod claim;
 mod enqueue;
+mod faults;
 mod find;
 mod pickup;
 mod plans;
@@ -64,14 +65,18 @@ const ROOMY: Limits = Limits { max: 1000, total: 0, queue: 0 };
 
 impl Fixture {
     async fn open(db: &TestDb) -> Fixture {
-        Fixture::with_vault(db, Vault::default()).await
+        Fixture::on(&db.config).await
     }
 
-    async fn with_vault(db: &TestDb, vault: Vault) -> Fixture {
-        let (store, committers) = Store::open(&db.config, vault).await.unwrap();
+    async fn on(config: &Database) -> Fixture {
+        Fixture::with_vault(config, Vault::default()).await
+    }
+
+    async fn with_vault(config: &Database, vault: Vault) -> Fixture {
+        let (store, committers) = Store::open(config, vault).await.unwrap();
         let stop = CancellationToken::new();
         let committers = tokio::spawn(committers.run(stop.clone()));
-        let raw = match &db.config {
+        let raw = match config {
             Database::Postgres { url, .. } => Raw::Postgres(PgPool::connect_lazy(url).unwrap()),
             Database::Sqlite { path } => {
                 let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);

@@ -37,7 +37,7 @@ backend_test!(a_task_is_stored_to_the_letter, async |db: &TestDb| {
 });
 
 backend_test!(caller_headers_are_sealed_at_rest_and_come_back_with_the_claim, async |db: &TestDb| {
-    let fixture = Fixture::with_vault(db, Vault::new(&[7; 32])).await;
+    let fixture = Fixture::with_vault(&db.config, Vault::new(&[7; 32])).await;
     let lane = fixture.lane(ROOMY).await;
     let headers = CallerHeaders { authorization: "Bearer secret".into(), user_info: "{}".into() };
     let task = NewTask { caller_headers: headers.clone(), ..new_task(lane) };
