@@ -58,7 +58,8 @@ async fn relay(mut client: TcpStream, mut server: TcpStream, armed: Arc<AtomicBo
                 server.write_all(&asked[..length]).await.unwrap();
                 let commits = asked[..length].windows(6).any(|word| word == b"COMMIT");
                 if commits && armed.swap(false, Ordering::SeqCst) {
-                    server.read(&mut answered).await.unwrap();
+                    let confirmation = server.read(&mut answered).await.unwrap();
+                    assert!(confirmation > 0, "Postgres confirms the commit to us alone");
                     return;
                 }
             }
