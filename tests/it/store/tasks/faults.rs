@@ -74,7 +74,7 @@ async fn relay(mut client: TcpStream, mut server: TcpStream, armed: Arc<AtomicBo
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_claim_that_is_not_confirmed_is_given_back_before_the_next() {
+async fn what_a_claim_took_without_being_confirmed_can_be_told_and_given_back() {
     on(Kind::Postgres, async |db| {
         let (cutter, through) = Cutter::before(db).await;
         let fixture = Fixture::on(&through).await;
@@ -84,6 +84,10 @@ async fn a_claim_that_is_not_confirmed_is_given_back_before_the_next() {
         let claim = fixture.store.claim(fixture.node, &[want(lane, 1)]).await;
         assert!(matches!(claim, Err(StoreError::Unavailable(_))), "{claim:?}");
         assert_eq!(fixture.raw.number("SELECT state FROM asynch_task").await, 1, "it was committed all the same");
+        let held = fixture.store.held_by(fixture.node).await.unwrap();
+        assert_eq!((held.len(), held[0].attempt), (1, Attempt(1)));
+        fixture.done(lifecycle::never_started(&held[0])).await;
+        assert!(fixture.store.held_by(fixture.node).await.unwrap().is_empty());
         let claim = fixture.claim(lane, 1).await;
         assert_eq!((claim.tasks.len(), claim.tasks[0].attempt), (1, Attempt(2)), "{:?}", verdicts(&claim));
         assert_eq!((claim.tasks[0].lost_attempts, claim.tasks[0].retry_count), (0, 0));
