@@ -79,6 +79,7 @@ impl App {
         parts.push(part("permits", |stop| async move { gate.run(stop).await }));
         let bus = wake.clone();
         parts.push(part("wake-ups", |stop| async move { bus.run(stop).await }));
+        let server_stops_before = parts.len();
         if let Some(spool) = spool {
             let worker_parts = worker::Parts {
                 store: store.clone(),
@@ -105,7 +106,9 @@ impl App {
             oplog,
             stopping: stopping.clone(),
         };
-        parts.push(part("http server", |stop| api::serve(listener, state, stop)));
+        // Started last and stopped after the worker: while running calls end, probes are told that
+        // the service stops, and callers that have not heard of it yet are still served.
+        parts.insert(server_stops_before, part("http server", |stop| api::serve(listener, state, stop)));
         parts.reverse();
         info!(%address, "listening");
         Ok(App { address, stopping, parts, grace, store })
@@ -123,12 +126,12 @@ impl App {
         self.parts.remove(index).name
     }
 
-    /// Stops in order: not ready, no more requests and claims, grace for running calls, hand back,
-    /// flush, close.
+    /// Stops in order: not ready, no more claims, grace for running calls, hand back, no more
+    /// requests, flush, close.
     pub async fn stop(mut self) {
         self.stopping.cancel();
-        // The worker stops claiming at once, while the server lets its last answers out.
-        for part in self.parts.iter().filter(|part| ["http server", "cleaner", "worker"].contains(&part.name)) {
+        // The worker stops claiming at once, while the cleaner ends its round.
+        for part in self.parts.iter().filter(|part| ["cleaner", "worker"].contains(&part.name)) {
             part.stop.cancel();
         }
         for part in &mut self.parts {
