@@ -13,6 +13,7 @@ use crate::{
     api::{self, ApiState},
     catalog::Catalog,
     cleaner::Cleaner,
+    clock,
     config::Config,
     oplog,
     permits::Permits,
@@ -134,9 +135,12 @@ impl App {
         for part in self.parts.iter().filter(|part| ["cleaner", "worker"].contains(&part.name)) {
             part.stop.cancel();
         }
+        let began = clock::tick();
         for part in &mut self.parts {
             part.stop.cancel();
-            if tokio::time::timeout(self.grace + STOP_TIMEOUT, &mut part.handle).await.is_err() {
+            // One grace for all: a download that takes long does not get a second one.
+            let left = (self.grace + STOP_TIMEOUT).saturating_sub(began.elapsed()).max(STOP_TIMEOUT);
+            if tokio::time::timeout(left, &mut part.handle).await.is_err() {
                 warn!(part = part.name, "did not stop in time and is cut off");
                 part.handle.abort();
             }

@@ -84,6 +84,11 @@ fn in_the_table(answer: &Answer, asked: &str) {
     assert!(answer.headers.contains_key("x-request-id"), "{asked}");
     assert_eq!(answer.headers["content-type"], "application/json", "{asked}");
     let body = &answer.body;
+    if let (200, Value::String(text)) = (answer.status, body) {
+        // A payload comes back to the letter, and not every reader takes all that JSON allows.
+        assert!(text.starts_with(r#"{"code":0,"message":"OK","data":{"#), "{asked} -> {text}");
+        return;
+    }
     if answer.status == 200 {
         assert_eq!((&body["code"], &body["message"]), (&json!(0), &json!("OK")), "{asked}");
         return;

@@ -143,9 +143,9 @@ backend_test!(the_environment_is_read_in_every_style, async |db: &TestDb| {
     let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.status.code(), Some(0), "{errors}");
     for line in [
-        format!("server.address: {address}"),
+        format!("server.address: \"{address}\""),
         "server.maxBodyBytes: 1500".into(),
-        "auth.mode: gateway".into(),
+        "auth.mode: \"gateway\"".into(),
         "auth.gatewaySecret: ****".into(),
         "worker.leaseSeconds: 7".into(),
         "cleaner.unclaimedSeconds: 8".into(),
