@@ -1,6 +1,7 @@
 //! The command line: one file for each subcommand.
 
 mod check_config;
+pub mod demo;
 mod healthcheck;
 mod migrate;
 mod openapi;
@@ -19,6 +20,7 @@ use crate::config::{Config, ConfigError, load, raw::RawConfig};
 
 const EXAMPLES: &str = "\
 Examples:
+  model-asynch demo                             see what it does
   model-asynch                                  serve with ./config.yml, or with the defaults
   model-asynch --config /etc/model-asynch.yml   serve with another file
   MODEL_ASYNCH__SERVER__ADDRESS=127.0.0.1:9000 model-asynch
@@ -48,6 +50,8 @@ pub struct Cli {
 enum Command {
     /// Run the service (this is what happens without a command)
     Serve,
+    /// Show it at work with real models, in a temporary folder and without any settings
+    Demo(demo::Args),
     /// Bring the database schema up to date, and end
     Migrate,
     /// Check the configuration and show what is in force, secrets masked
@@ -67,6 +71,7 @@ impl Cli {
         let file = self.config.as_deref();
         match self.command.unwrap_or(Command::Serve) {
             Command::Serve => block_on(serve::run(load_from(file)?)),
+            Command::Demo(args) => block_on(demo::run(args)),
             Command::Migrate => block_on(migrate::run(load_from(file)?)),
             Command::CheckConfig => check_config::run(file),
             Command::Openapi => openapi::run(),

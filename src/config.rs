@@ -9,7 +9,7 @@ pub mod raw;
 
 mod warnings;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use chrono_tz::Tz;
 use url::Url;
@@ -55,7 +55,7 @@ pub struct Server {
 }
 
 /// Who may call.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum Auth {
     /// Everyone is tenant 0 and admin; `X-User-Info` is believed.
     Anonymous,
@@ -67,7 +67,7 @@ pub enum Auth {
 }
 
 /// Where tasks are kept.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum Database {
     /// A Postgres server.
     Postgres {
@@ -84,7 +84,7 @@ pub enum Database {
 }
 
 /// Where permits are kept.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Redis {
     /// `redis://host/db`.
     pub url: String,
@@ -157,7 +157,7 @@ pub enum OssKind {
 }
 
 /// An S3-compatible store.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct S3 {
     /// `https://host[:port]`; `None` = AWS.
     pub endpoint: Option<Url>,
@@ -205,4 +205,59 @@ pub struct ConfigError {
     pub key: String,
     /// The value (never of a secret), what is wrong, what is accepted.
     pub message: String,
+}
+
+// What carries a secret shows itself without: a configuration may end up in a log or a panic.
+
+impl fmt::Debug for Auth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Auth::Anonymous => f.write_str("Anonymous"),
+            Auth::Gateway { secret } => write!(f, "Gateway(secret: {})", secret.is_some()),
+        }
+    }
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Database::Postgres { url, .. } => f.write_str(&keys::shown("database.url", &url.as_str().into())),
+            Database::Sqlite { path } => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&keys::shown("redis.url", &self.url.as_str().into()))
+    }
+}
+
+impl fmt::Debug for S3 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let endpoint = self.endpoint.as_ref().map(Url::as_str);
+        f.debug_struct("S3").field("bucket", &self.bucket).field("endpoint", &endpoint).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_shows_no_secrets() {
+        let mut raw = raw::RawConfig::default();
+        raw.auth.mode = "gateway".into();
+        raw.auth.gateway_secret = "geheim".into();
+        raw.secrets.key = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=".into();
+        raw.database.url = "postgres://app:geheim@db/app".into();
+        raw.redis.url = "redis://:geheim@redis".into();
+        raw.oss.kind = "s3".into();
+        raw.oss.bucket = "models".into();
+        raw.oss.access_key = "geheim".into();
+        raw.oss.secret_key = "geheim".into();
+        let shown = format!("{:?}", check::check(&raw).unwrap());
+        assert!(shown.contains("models") && shown.contains("postgres://app:****@db/app"), "{shown}");
+        assert!(!shown.contains("geheim") && !shown.contains("BwcH"), "{shown}");
+    }
 }

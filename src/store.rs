@@ -28,7 +28,6 @@ use sqlx::{
     postgres::{PgConnectOptions, PgDatabaseError, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
-use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -41,7 +40,6 @@ use self::{
 use crate::{
     config::Database,
     secrets::{Unsealed, Vault},
-    task::lifecycle::Transition,
 };
 
 /// How long a caller waits for a free connection before the database counts as out of reach.
@@ -61,8 +59,6 @@ pub struct Store {
     vault: Vault,
     enqueuer: Group<Enqueuer>,
     applier: Group<Applier>,
-    /// What claims whose commit was not confirmed may have taken; the next claim gives it back.
-    unsure: Arc<Mutex<Vec<Transition>>>,
     /// Held for as long as any handle lives: a second process refuses to start.
     _lock: Option<Arc<File>>,
 }
@@ -155,7 +151,7 @@ impl Store {
         let enqueue = Enqueuer { backend: backend.clone(), vault: vault.clone(), lanes: LaneMemory::default() };
         let (enqueuer, enqueue_committer) = group(enqueue);
         let (applier, apply_committer) = group(Applier { backend: backend.clone() });
-        let store = Store { backend, vault, enqueuer, applier, unsure: Arc::default(), _lock: lock };
+        let store = Store { backend, vault, enqueuer, applier, _lock: lock };
         Ok((store, Committers { enqueuer: enqueue_committer, applier: apply_committer }))
     }
 

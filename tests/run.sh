@@ -34,11 +34,11 @@ main() {
   trap 'exit 143' TERM
   find_toolchain
   stage 'what the tests need' prepare
-  stage 'servers' start_servers
   if [ $# = 0 ]; then
     stage 'format' in_group cargo fmt --check
     stage 'lints' in_group cargo clippy --all-targets --locked -- -D warnings
   fi
+  stage 'servers' start_servers
   stage 'tests' in_group cargo test --locked "$@"
 }
 
@@ -80,8 +80,8 @@ cleanup() {
   if [ -n "$running" ]; then end_group "$running" TERM; fi
   # Postgres takes INT as "now, but in order"; the others just end. All are asked before any is
   # waited for.
-  for group in "${servers[@]+"${servers[@]}"}"; do kill -s INT -- "-$group" 2>/dev/null || true; done
-  for group in "${servers[@]+"${servers[@]}"}"; do end_group "$group" INT; done
+  for group in "${servers[@]}"; do kill -s INT -- "-$group" 2>/dev/null || true; done
+  for group in "${servers[@]}"; do end_group "$group" INT; done
   if [ -n "$work" ]; then rm -rf "$work"; fi
   exit "$status"
 }
@@ -99,6 +99,7 @@ end_group() {
 
 show_server_logs() {
   local log
+  [ -n "$work" ] || return 0
   for log in "$work"/*.log; do
     [ -s "$log" ] || continue
     say "the end of ${log##*/}"
@@ -150,11 +151,12 @@ prepare() {
   exec 9>&-
 }
 
+# The folder of the newest PostgreSQL's programs, nothing if there is none.
 postgres_bin() {
-  local bin
-  bin=$(find /usr/lib/postgresql -maxdepth 2 -name bin 2>/dev/null | sort -V | tail -n 1)
-  if [ -x "$bin/initdb" ]; then printf '%s' "$bin"; return; fi
-  dirname "$(readlink -f "$(command -v initdb)")" 2>/dev/null
+  local initdb
+  initdb=$(find /usr/lib/postgresql -path '*/bin/initdb' 2>/dev/null | sort -V | tail -n 1)
+  initdb=${initdb:-$(command -v initdb || true)}
+  if [ -n "$initdb" ]; then dirname "$(readlink -f "$initdb")"; fi
 }
 
 missing_packages() {
@@ -177,7 +179,8 @@ install_packages() {
   say "installing ${packages[*]}"
   # The lists have a lock without a time-out of its own.
   for _ in {1..5}; do
-    "${as_root[@]+"${as_root[@]}"}" apt-get update -qq && break || sleep 5
+    if "${as_root[@]}" apt-get update -qq; then break; fi
+    sleep 5
   done
   if [[ " ${packages[*]} " == *' postgresql '* ]]; then without_main_cluster; fi
   apt_install "${packages[@]}"
@@ -185,14 +188,14 @@ install_packages() {
 }
 
 apt_install() {
-  "${as_root[@]+"${as_root[@]}"}" env DEBIAN_FRONTEND=noninteractive \
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
     apt-get install -y -qq --no-install-recommends -o DPkg::Lock::Timeout=300 "$@" >/dev/null
 }
 
 # The package would make and start a cluster for the machine; nobody asked for one.
 without_main_cluster() {
   apt_install postgresql-common
-  "${as_root[@]+"${as_root[@]}"}" sed -i 's/^#\?create_main_cluster.*/create_main_cluster = false/' \
+  "${as_root[@]}" sed -i 's/^#\?create_main_cluster.*/create_main_cluster = false/' \
     /etc/postgresql-common/createcluster.conf
 }
 
@@ -282,10 +285,10 @@ start_postgres() {
   rm -rf "$data"
   mkdir "$data"
   [ "${#user[@]}" = 0 ] || chown postgres "$data"
-  (cd / && "${user[@]+"${user[@]}"}" "$bin/initdb" -D "$data" -U app --auth=trust --encoding=UTF8 --locale=C --no-sync) \
+  (cd / && "${user[@]}" "$bin/initdb" -D "$data" -U app --auth=trust --encoding=UTF8 --locale=C --no-sync) \
     >"$work/initdb.log" 2>&1 || { show_server_logs; die 'initdb failed'; }
   # The data live as long as the tests, so nothing is synced to the disk.
-  launch postgres setpriv "${id[@]+"${id[@]}"}" --pdeathsig INT "$bin/postgres" -D "$data" -p "$port" \
+  launch postgres setpriv "${id[@]}" --pdeathsig INT "$bin/postgres" -D "$data" -p "$port" \
     -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=400 \
     -c fsync=off -c synchronous_commit=off -c full_page_writes=off
   up "$bin/psql" -h 127.0.0.1 -p "$port" -U app -d postgres -c 'SELECT 1' || return 1
@@ -307,7 +310,9 @@ start_s3() {
 {"identities": [{"name": "test", "actions": ["Admin", "Read", "Write", "List"],
   "credentials": [{"accessKey": "$s3_access_key", "secretKey": "$s3_secret_key"}]}]}
 JSON
-  launch s3 setpriv --pdeathsig KILL "$venv/bin/weed" mini -dir="$data" -ip=127.0.0.1 -ip.bind=127.0.0.1 \
+  launch s3 setpriv --pdeathsig KILL env TMPDIR="$work" "$venv/bin/weed" -logtostderr mini \
+    -dir="$data" -ip=127.0.0.1 -ip.bind=127.0.0.1 \
+    -s3.localSocket="$work/s3.sock" -filer.localSocket="$work/filer.sock" \
     -s3.config="$work/s3.json" -bucket="$s3_bucket" -s3.port="$1" -s3.port.grpc="$2" -s3.port.iceberg=0 -s3.port.lance=0 \
     -master.port="$3" -master.port.grpc="$4" -volume.port="$5" -volume.port.grpc="$6" \
     -filer.port="$7" -filer.port.grpc="$8" -admin.port="$9" -admin.port.grpc="${10}" -admin.ui=false -webdav=false

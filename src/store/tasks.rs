@@ -12,14 +12,13 @@ pub(super) mod tally;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
-use tracing::warn;
 
 use super::{Backend, Listing, Page, Store, StoreError, on_each, postgres, sqlite, value::Id, within};
 use crate::{
     model::Model,
     task::{
         Abandoned, Attempt, Lane, ModelId, NodeId, Running, Task, TaskId, TaskKey, TenantId, Waiting,
-        lifecycle::{self, Applied, State, Transition},
+        lifecycle::{Applied, State, Transition},
         submission::NewTask,
     },
 };
@@ -34,9 +33,9 @@ pub(super) const CLAIM_GRACE_SECONDS: i64 = 60;
 /// How long past its deadline a run is left to its owner, who ought to end it itself. Seconds.
 pub(super) const OVERDUE_SECONDS: i64 = 60;
 
-/// The deadline of a parked result, in seconds: longer than any upload is retried for, since the
-/// worker gives up by itself.
-pub(super) const UPLOAD_DEADLINE_SECONDS: i64 = 8 * 86_400;
+/// The deadline of a parked result, in seconds: longer than any upload may be retried for (a year),
+/// since the worker gives up by itself.
+pub(super) const UPLOAD_DEADLINE_SECONDS: i64 = 370 * 86_400;
 
 /// How long a finished task is kept where its model's row is missing. Seconds.
 pub(super) const AUTO_CLEAN_SECONDS: i64 = 86_400;
@@ -164,24 +163,14 @@ impl Store {
     /// and `totalConcurrency`. One short transaction for all lanes.
     ///
     /// # Errors
-    /// Nothing is held then: where the commit's outcome is unknown, the next claim gives its tasks
-    /// back first.
+    /// The claim may have been committed all the same: [`Store::held_by`] tells what of.
     pub async fn claim(&self, node: NodeId, wants: &[Want]) -> Result<Claim, StoreError> {
         if wants.is_empty() {
             return Ok(Claim::default());
         }
-        self.give_unsure_back().await?;
         match &self.backend {
-            Backend::Postgres { pool, .. } => {
-                let (transaction, claim) = within(postgres::claim(pool, &self.vault, node, wants)).await?;
-                let committed = within(async { Ok(transaction.commit().await?) }).await;
-                self.claimed(claim, committed).await
-            }
-            Backend::Sqlite { writer, .. } => {
-                let (transaction, claim) = within(sqlite::claim(writer, &self.vault, node, wants)).await?;
-                let committed = within(async { Ok(transaction.commit().await?) }).await;
-                self.claimed(claim, committed).await
-            }
+            Backend::Postgres { pool, .. } => within(postgres::claim(pool, &self.vault, node, wants)).await,
+            Backend::Sqlite { writer, .. } => within(sqlite::claim(writer, &self.vault, node, wants)).await,
         }
     }
 
@@ -369,28 +358,6 @@ impl Store {
             Backend::Postgres { pool, .. } => within(postgres::purge(pool, unclaimed, most)).await,
             Backend::Sqlite { writer, .. } => within(sqlite::purge(writer, unclaimed, most)).await,
         }
-    }
-
-    /// The claim, if it was committed. Where that is not known, its tasks may be held by nobody
-    /// who knows of them, so they are remembered.
-    async fn claimed(&self, claim: Claim, committed: Result<(), StoreError>) -> Result<Claim, StoreError> {
-        if let Err(error) = committed {
-            warn!(%error, tasks = claim.tasks.len(), "outcome of a claim is unknown, giving its tasks back");
-            let back = claim.tasks.iter().map(|task| lifecycle::handed_back(task, None));
-            self.unsure.lock().await.extend(back);
-            return Err(error);
-        }
-        Ok(claim)
-    }
-
-    /// Gives back what a claim with unknown outcome may have taken; stale where it took nothing.
-    async fn give_unsure_back(&self) -> Result<(), StoreError> {
-        let mut unsure = self.unsure.lock().await;
-        if !unsure.is_empty() {
-            self.apply_all(&unsure).await?;
-            unsure.clear();
-        }
-        Ok(())
     }
 }
 

@@ -166,6 +166,21 @@ fn healthcheck_fails_with_1_whatever_is_wrong() {
 }
 
 #[test]
+fn a_service_that_is_up_is_ready() {
+    let service = Serving::start();
+    let output = output(&["healthcheck", "--url", &format!("http://{}/readyz", service.address)]);
+    assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(0), "ready\n"), "{}", stderr(&output));
+}
+
+#[test]
+fn openapi_prints_the_document() {
+    let output = output(&["openapi"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(document["paths"]["/task/createTask"]["post"].is_object());
+}
+
+#[test]
 fn serve_says_where_it_listens_and_stops_in_order_on_a_signal() {
     for signal in ["TERM", "INT"] {
         let mut service = Serving::start();

@@ -43,3 +43,31 @@ fn the_shipped_file_is_accepted_without_a_warning() {
     let config = load::load(Some(&shipped()), std::iter::empty()).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(config.warnings(), Vec::<String>::new());
 }
+
+#[test]
+fn the_nodes_of_the_compose_file_start_with_what_it_sets() {
+    let secrets = tempfile::tempdir().unwrap();
+    std::fs::write(secrets.path().join("gateway_secret"), "secret\n").unwrap();
+    std::fs::write(secrets.path().join("key"), "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=\n").unwrap();
+    std::fs::write(secrets.path().join("database_url"), "postgres://app:pw@postgres/app").unwrap();
+
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let dockerfile = std::fs::read_to_string(root.join("Dockerfile")).unwrap();
+    let compose = std::fs::read_to_string(root.join("compose.yml")).unwrap();
+    let in_image = dockerfile.lines().filter_map(|line| line.strip_prefix("ENV ")?.split_once('='));
+    let in_compose = compose.lines().filter_map(|line| line.trim().split_once(": "));
+    let env: Vec<(String, String)> = in_image
+        .chain(in_compose)
+        .filter(|(name, _)| name.starts_with("MODEL_ASYNCH__"))
+        .map(|(name, value)| {
+            let value = value.replace("/run/secrets", secrets.path().to_str().unwrap());
+            (name.to_owned(), value.replace("${PUBLIC_URL:-http://localhost:8081}", "http://localhost:8081"))
+        })
+        .collect();
+    assert!(env.len() > 5, "{env:?}");
+
+    let config = load::load(Some(&shipped()), env.into_iter()).unwrap_or_else(|error| panic!("{error}"));
+    let warnings = config.warnings();
+    // Both nodes mount the same volume there.
+    assert!(warnings.len() == 1 && warnings[0].contains("need the same oss.path"), "{warnings:?}");
+}

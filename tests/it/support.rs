@@ -6,6 +6,7 @@ pub mod backend;
 pub mod eventually;
 pub mod file_service;
 pub mod model;
+pub mod process;
 pub mod proxy;
 pub mod raw;
 pub mod redis;

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Row, Transaction, postgres::PgRow};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row, postgres::PgRow};
 use tracing::error;
 
 use super::columns;
@@ -81,13 +81,13 @@ const TAKE: &str = concat!(
     running_columns!()
 );
 
-/// Claims, and leaves the commit to the caller, who has to know when its outcome is unknown.
+/// Claims in one short transaction: look, decide, take.
 pub(in crate::store) async fn claim(
     pool: &PgPool,
     vault: &Vault,
     node: NodeId,
     wants: &[Want],
-) -> Result<(Transaction<'static, Postgres>, Claim), StoreError> {
+) -> Result<Claim, StoreError> {
     let mut transaction = pool.begin().await?;
     let sight = look(&mut transaction, vault, wants).await?;
     let plan = Plan::new(wants, &sight);
@@ -95,7 +95,8 @@ pub(in crate::store) async fn claim(
         [] => Vec::new(),
         quotas => take(&mut transaction, vault, node, quotas).await?,
     };
-    Ok((transaction, plan.claim(wants, tasks, &sight)))
+    transaction.commit().await?;
+    Ok(plan.claim(wants, tasks, &sight))
 }
 
 /// Locks what is free, then reads limits and counts what runs: in this order, so that nothing that

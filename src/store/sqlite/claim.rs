@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use sqlx::{AssertSqlSafe, Row, Sqlite, SqliteConnection, SqlitePool, Transaction, sqlite::SqliteRow};
+use sqlx::{AssertSqlSafe, Row, SqliteConnection, SqlitePool, sqlite::SqliteRow};
 use tracing::error;
 
 use super::{MICROS, begin, now};
@@ -43,13 +43,13 @@ const TAKE: &str = concat!(
     running_columns!()
 );
 
-/// Claims, and leaves the commit to the caller, who has to know when its outcome is unknown.
+/// Claims in one short transaction: look, decide, take.
 pub(in crate::store) async fn claim(
     writer: &SqlitePool,
     vault: &Vault,
     node: NodeId,
     wants: &[Want],
-) -> Result<(Transaction<'static, Sqlite>, Claim), StoreError> {
+) -> Result<Claim, StoreError> {
     let mut transaction = begin(writer).await?;
     let sight = look(&mut transaction, vault, wants).await?;
     let plan = Plan::new(wants, &sight);
@@ -58,7 +58,8 @@ pub(in crate::store) async fn claim(
     for quota in plan.quotas() {
         tasks.extend(take(&mut transaction, vault, node, quota, now).await?);
     }
-    Ok((transaction, plan.claim(wants, tasks, &sight)))
+    transaction.commit().await?;
+    Ok(plan.claim(wants, tasks, &sight))
 }
 
 /// Reads limits and counts what runs.

@@ -37,9 +37,22 @@ const FIELDS: [(&str, &str, &[&str]); 9] = [
         "POST",
         "/model/createModel",
         &[
-            "modelName", "baseUrl", "route", "httpMethod", "apiKey", "enabled", "maxConcurrency", "totalConcurrency",
-            "queueLimit", "timeoutSeconds", "retryTimes", "retryQueueMaxSeconds", "autoCleanSeconds", "remark",
-            "shared", "tenantId",
+            "modelName",
+            "baseUrl",
+            "route",
+            "httpMethod",
+            "apiKey",
+            "enabled",
+            "maxConcurrency",
+            "totalConcurrency",
+            "queueLimit",
+            "timeoutSeconds",
+            "retryTimes",
+            "retryQueueMaxSeconds",
+            "autoCleanSeconds",
+            "remark",
+            "shared",
+            "tenantId",
         ],
     ),
     ("PUT", "/model/updateModel", &["id", "modelName", "apiKey", "remark", "queueLimit", "tenantId"]),
@@ -70,9 +83,25 @@ fn hostile() -> Vec<String> {
     values.extend([json!("x".repeat(5000)).to_string(), deep]);
     values.extend(
         [
-            "null", "true", "-1", "0", "1.5", "1e308", "1e999", "9223372036854775807", "9223372036854775808", "-0",
-            "123456789012345678901234567890", "[]", "[null]", "{}", r#"{"pageNum":-1,"pageSize":1e9}"#, r#""\u0000""#,
-            r#""a\u0000b""#, r#""\ud800""#, r#"["\u0000"]"#,
+            "null",
+            "true",
+            "-1",
+            "0",
+            "1.5",
+            "1e308",
+            "1e999",
+            "9223372036854775807",
+            "9223372036854775808",
+            "-0",
+            "123456789012345678901234567890",
+            "[]",
+            "[null]",
+            "{}",
+            r#"{"pageNum":-1,"pageSize":1e9}"#,
+            r#""\u0000""#,
+            r#""a\u0000b""#,
+            r#""\ud800""#,
+            r#"["\u0000"]"#,
         ]
         .map(str::to_owned),
     );
@@ -197,7 +226,8 @@ backend_test!(every_answer_carries_a_request_id_and_a_sane_one_of_the_caller_is_
     let app = TestApp::with(db, &[WITHOUT_WORKER]).await;
     let id = |answer: &Answer| answer.headers["x-request-id"].to_str().unwrap().to_owned();
     let ours = app.api.with_header("x-request-id", "order-7:retry.1_a");
-    for path in ["/healthz", "/readyz", "/openapi.json", "/nowhere", "/file/x", "/model/getModel?id=1", "/task/createTask"]
+    for path in
+        ["/healthz", "/readyz", "/openapi.json", "/nowhere", "/file/x", "/model/getModel?id=1", "/task/createTask"]
     {
         assert_eq!(id(&ours.get(path).await), "order-7:retry.1_a", "{path}");
         let (first, second) = (id(&app.api.get(path).await), id(&app.api.get(path).await));

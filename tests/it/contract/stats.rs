@@ -31,7 +31,8 @@ async fn list(api: &Api, ask: Value) -> (Vec<String>, i64) {
     let data = api.post("/stat/listModelStat", &ask).await.data();
     let word = |row: &Value, field: &str| row[field].as_str().unwrap().to_owned();
     let rows = data["list"].as_array().unwrap().iter();
-    let names = rows.map(|row| format!("{}/{}/{}", &word(row, "day")[5..], word(row, "creator"), word(row, "modelName")));
+    let names =
+        rows.map(|row| format!("{}/{}/{}", &word(row, "day")[5..], word(row, "creator"), word(row, "modelName")));
     (names.collect(), data["total"].as_i64().unwrap())
 }
 
@@ -63,8 +64,17 @@ backend_test!(statistics_are_filtered_and_the_newest_day_and_largest_count_come_
     let row = ann.post("/stat/listModelStat", &json!({})).await.data()["list"][0].clone();
     let fields: Vec<&String> = row.as_object().unwrap().keys().collect();
     let expected = [
-        "createdAt", "creator", "day", "failureCount", "modelName", "requestCount", "resultBytes", "successCount",
-        "tenantId", "totalSeconds", "updatedAt",
+        "createdAt",
+        "creator",
+        "day",
+        "failureCount",
+        "modelName",
+        "requestCount",
+        "resultBytes",
+        "successCount",
+        "tenantId",
+        "totalSeconds",
+        "updatedAt",
     ];
     assert_eq!(fields, expected);
     for (ask, field) in [

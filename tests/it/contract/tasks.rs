@@ -18,8 +18,24 @@ use crate::{
 
 /// Every field of a task, in the order of the alphabet.
 const FIELDS: [&str; 19] = [
-    "bizName", "createdAt", "creator", "enqueueAt", "errorMsg", "expireAt", "fileSize", "fileType", "finishedAt",
-    "inputRef", "modelName", "ossFile", "phase", "requestPayload", "retryCount", "startedAt", "state", "taskId",
+    "bizName",
+    "createdAt",
+    "creator",
+    "enqueueAt",
+    "errorMsg",
+    "expireAt",
+    "fileSize",
+    "fileType",
+    "finishedAt",
+    "inputRef",
+    "modelName",
+    "ossFile",
+    "phase",
+    "requestPayload",
+    "retryCount",
+    "startedAt",
+    "state",
+    "taskId",
     "tenantId",
 ];
 
@@ -70,7 +86,8 @@ backend_test!(a_pickup_starts_the_time_a_task_is_kept_and_later_ones_change_noth
     let task = app.api.create_task("m", &json!(1)).await;
     app.api.until(&task, &[2]).await;
     app.api.put("/model/updateModel", &json!({ "id": id, "autoCleanSeconds": 1000 })).await.data();
-    let pick_up = async || app.api.post("/task/getTaskBatch", &json!({ "taskIds": [task] })).await.data()["list"][0].clone();
+    let pick_up =
+        async || app.api.post("/task/getTaskBatch", &json!({ "taskIds": [task] })).await.data()["list"][0].clone();
 
     let before = app.api.task(&task).await;
     assert!(before["expireAt"].is_null());

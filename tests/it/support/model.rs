@@ -56,8 +56,10 @@ pub struct FakeModel {
     inner: Arc<Inner>,
 }
 
+type Script = dyn Fn(&Call, usize) -> Reply + Send + Sync;
+
 struct Inner {
-    script: Box<dyn Fn(&Call, usize) -> Reply + Send + Sync>,
+    script: Box<Script>,
     calls: Mutex<Vec<Call>>,
     gate: Semaphore,
     running: AtomicUsize,
