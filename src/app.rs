@@ -6,7 +6,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 use url::Url;
 
 use crate::{
@@ -111,7 +111,6 @@ impl App {
         // the service stops, and callers that have not heard of it yet are still served.
         parts.insert(server_stops_before, part("http server", |stop| api::serve(listener, state, stop)));
         parts.reverse();
-        info!(%address, "listening");
         Ok(App { address, stopping, parts, grace, store })
     }
 
@@ -148,7 +147,6 @@ impl App {
         if tokio::time::timeout(STOP_TIMEOUT, self.store.close()).await.is_err() {
             warn!("the database connections did not close in time");
         }
-        info!("stopped");
     }
 }
 
