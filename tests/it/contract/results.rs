@@ -98,6 +98,7 @@ backend_test!(the_time_limit_of_a_call_goes_to_its_last_byte, async |db: &TestDb
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
         let (mut connection, _) = listener.accept().await.unwrap();
+        connection.readable().await.unwrap();
         connection.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nthe beginning").await.unwrap();
         // The rest never comes; this reads the request, until the other side hangs up.
         tokio::io::copy(&mut connection, &mut tokio::io::sink()).await.ok();
