@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use crate::{
     backend_test,
     support::{
-        app::TestApp,
-        backend::TestDb,
+        app::{Node, TestApp},
+        backend::{Kind, TestDb, on},
         eventually::until,
         model::{FakeModel, Reply},
     },
@@ -90,3 +90,57 @@ backend_test!(the_first_500_characters_of_a_failed_answer_are_told, async |db: &
     assert!(message.contains("422") && message.ends_with(&told), "{message}");
     app.stop().await;
 });
+
+backend_test!(the_time_limit_of_a_call_goes_to_its_last_byte, async |db: &TestDb| {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let app = TestApp::start(db).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let (mut connection, _) = listener.accept().await.unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n{}") {
+            assert_ne!(connection.read_buf(&mut request).await.unwrap(), 0, "it hung up");
+        }
+        connection.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nthe beginning").await.unwrap();
+        // The rest never comes; this waits until the other side hangs up.
+        connection.read_to_end(&mut request).await.ok();
+    });
+    app.api.create_model("m", &url, &json!({ "timeoutSeconds": 1 })).await;
+    let id = app.api.create_task("m", &Value::Null).await;
+    let failed = app.api.until(&id, &[3]).await;
+    assert!(failed["errorMsg"].as_str().unwrap().contains("within 1 s"), "{failed}");
+    app.stop().await;
+    assert_eq!(db.parked_files(), 0);
+});
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_result_that_went_with_its_node_sends_the_task_back_to_its_model() {
+    on(Kind::Postgres, async |db: &TestDb| {
+        let works = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let switch = works.clone();
+        let files = FakeModel::start(move |_, _| match switch.load(std::sync::atomic::Ordering::SeqCst) {
+            true => Reply::Body("application/json", r#"{"url":"http://files/1"}"#.into()),
+            false => Reply::Status(503, vec![], String::new()),
+        })
+        .await;
+        let model = FakeModel::always(Reply::Body("text/plain", "ok".into())).await;
+        let disk = |name: &str| db.dir().join(name).to_string_lossy().into_owned();
+        let (first_disk, second_disk) = (disk("disk-1"), disk("disk-2"));
+        let settings = |disk| {
+            let files: &str = &files.url;
+            [("worker.leaseSeconds", "2"), ("oss.kind", "http"), ("oss.url", files), ("worker.tmpDir", disk)]
+        };
+        let mut first = Node::start(db, &settings(&first_disk)).await;
+        first.api.create_model("m", &model.url, &json!({})).await;
+        let id = first.api.create_task("m", &json!(1)).await;
+        until("the result to be parked", async || first.api.task(&id).await["phase"] == 1).await;
+        first.kill();
+        works.store(true, std::sync::atomic::Ordering::SeqCst);
+        let second = Node::start(db, &settings(&second_disk)).await;
+        let done = second.api.until(&id, &[2]).await;
+        assert_eq!((&done["phase"], &done["retryCount"]), (&json!(0), &json!(0)));
+        assert_eq!(model.calls().len(), 2, "its file is out of reach, so the model was called again");
+    })
+    .await;
+}

@@ -155,3 +155,11 @@ backend_test!(the_environment_is_read_in_every_style, async |db: &TestDb| {
     }
     assert!(!said.contains("from-a-file"), "{said}");
 });
+
+backend_test!(the_openapi_command_prints_the_document_that_is_served, async |db: &TestDb| {
+    let output = Command::new(env!("CARGO_BIN_EXE_model-asynch")).arg("openapi").env_clear().output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let node = Node::start(db, &[("worker.enabled", "false")]).await;
+    assert_eq!(node.api.get("/openapi.json").await.body, printed);
+});
