@@ -43,7 +43,7 @@ use crate::{
     storage::Storage,
     store::{
         Store, StoreError,
-        tasks::{Claim, LaneVerdict, Want},
+        tasks::{Claim, LaneVerdict, MOST_CLAIMED, Want},
     },
     task::{Attempt, Lane, ModelId, NodeId, TaskKey, lifecycle, retry},
     wake::{Wake, WakeUp},
@@ -51,9 +51,6 @@ use crate::{
 
 /// Most lanes asked in one round: one Redis round trip and one claim.
 const LANES_PER_ROUND: usize = 64;
-
-/// Most tasks claimed in one round.
-const TASKS_PER_ROUND: usize = 256;
 
 /// Tasks on this node, calling or uploading, for each call that it may make: a storage outage
 /// stops the claims before the disk is full of results.
@@ -317,7 +314,7 @@ impl Worker {
     fn free(&self, life: &Life) -> usize {
         let calls = self.concurrency.saturating_sub(self.shared.slots.calling());
         let runs = (self.concurrency * RUNS_PER_CALL).saturating_sub(life.runs.len());
-        calls.min(runs).min(TASKS_PER_ROUND)
+        calls.min(runs).min(MOST_CLAIMED)
     }
 
     /// Capacity first, then the claim: permits for some lanes, then exactly as many tasks.

@@ -8,7 +8,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 
-use super::{Claim, LaneVerdict, Want};
+use super::{Claim, LaneVerdict, MOST_CLAIMED, Want};
 use crate::{
     model::Model,
     task::{Lane, ModelId, Running},
@@ -50,9 +50,14 @@ impl Plan {
         let mut plan = Plan { decisions: Vec::with_capacity(wants.len()), quotas: Vec::new() };
         let mut total = sight.total.clone();
         let mut seen = HashSet::new();
+        let mut left = MOST_CLAIMED as i64;
         for want in wants {
-            let decision = if seen.insert(want.lane) { room(want, sight, &mut total) } else { Err(LaneVerdict::Busy) };
+            let decision = match seen.insert(want.lane) {
+                true => room(want, left, sight, &mut total),
+                false => Err(LaneVerdict::Busy),
+            };
             let most = decision.map_or(0, |(most, _)| most);
+            left -= most;
             if let Ok((most @ 1.., model)) = decision {
                 let timeout_seconds = model.spec.timeout_seconds;
                 plan.quotas.push(Quota { lane: want.lane, since: want.since, most, timeout_seconds });
@@ -95,16 +100,22 @@ impl Plan {
     }
 }
 
-/// What `want` may have, taken off what its model has left over all tenants.
-fn room<'a>(want: &Want, sight: &'a Sight, total: &mut HashMap<ModelId, i64>) -> Result<(i64, &'a Model), LaneVerdict> {
+/// What `want` may have of the `left` tasks, taken off what its model has left over all tenants.
+fn room<'a>(
+    want: &Want,
+    left: i64,
+    sight: &'a Sight,
+    total: &mut HashMap<ModelId, i64>,
+) -> Result<(i64, &'a Model), LaneVerdict> {
     let model = sight.open.get(&want.lane.model).ok_or(LaneVerdict::Closed)?;
     let running = sight.running.get(&want.lane).ok_or(LaneVerdict::Busy)?;
+    let most = left.min(i64::from(want.most));
     let mut room = i64::from(model.spec.max_concurrency) - running;
     if model.spec.total_concurrency == 0 {
-        return Ok((room.clamp(0, i64::from(want.most)), model));
+        return Ok((room.clamp(0, most), model));
     }
     let everywhere = total.get_mut(&want.lane.model).ok_or(LaneVerdict::Busy)?;
-    room = room.min(i64::from(model.spec.total_concurrency) - *everywhere).clamp(0, i64::from(want.most));
+    room = room.min(i64::from(model.spec.total_concurrency) - *everywhere).clamp(0, most);
     *everywhere += room;
     Ok((room, model))
 }
@@ -165,6 +176,13 @@ mod tests {
     fn lanes_share_the_limit_over_all_tenants_in_the_order_asked() {
         let sight = sight(5, 6, &[1, 1, 1]);
         assert_eq!(verdicts(&[want(2, 2), want(1, 2), want(3, 2)], &sight), [Ok(2), Ok(1), Ok(0)]);
+    }
+
+    #[test]
+    fn a_claim_takes_no_more_than_its_most_over_all_lanes() {
+        let sight = sight(1000, 0, &[0, 0, 0]);
+        let most = MOST_CLAIMED as i64;
+        assert_eq!(verdicts(&[want(1, 200), want(2, 200), want(3, 1)], &sight), [Ok(200), Ok(most - 200), Ok(0)]);
     }
 
     #[test]
