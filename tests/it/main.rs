@@ -13,6 +13,7 @@ mod cli;
 mod config;
 mod crash;
 mod demo;
+mod engine;
 mod lifecycle;
 mod migrations;
 mod permits;
