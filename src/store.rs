@@ -24,7 +24,7 @@ mod value;
 use std::{fs::File, path::Path, str::FromStr, sync::Arc, time::Duration};
 
 use sqlx::{
-    PgPool, SqlitePool,
+    Connection as _, PgConnection, PgPool, SqlitePool,
     postgres::{PgConnectOptions, PgDatabaseError, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -160,8 +160,11 @@ impl Store {
     /// # Errors
     /// Where none comes.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        on_each!(&self.backend, read pool => { sqlx::query("SELECT 1").execute(pool).await?; });
-        Ok(())
+        within(async {
+            on_each!(&self.backend, read pool => { sqlx::query("SELECT 1").execute(pool).await?; });
+            Ok(())
+        })
+        .await
     }
 
     /// True for the embedded store: this process is the only one, so whatever runs at boot is dead.
@@ -205,14 +208,22 @@ async fn open_postgres(url: &str, max_connections: u32) -> Result<Backend, Store
         .options([("idle_in_transaction_session_timeout", "10000"), ("statement_timeout", "30000")])
         // Limits are exact because a count sees what was committed before its lock was granted.
         .options([("default_transaction_isolation", "read committed")]);
-    let pool = PgPoolOptions::new()
-        .max_connections(max_connections)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .test_before_acquire(false)
-        .connect_with(options.clone())
-        .await?;
-    let lease = PgPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE_TIMEOUT).connect_lazy_with(options);
-    Ok(Backend::Postgres { pool, lease })
+    let pool = |connections| {
+        PgPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .test_before_acquire(false)
+            .after_release(|connection, _| Box::pin(answers(connection)))
+    };
+    let lease = pool(1).connect_lazy_with(options.clone());
+    Ok(Backend::Postgres { pool: pool(max_connections).connect_with(options).await?, lease })
+}
+
+/// Whether a connection that comes back is good for another use. The pool asks that too, but waits
+/// without end for a peer that went silent, and the connection's place in the pool waits with it.
+async fn answers(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let answered = tokio::time::timeout(ACQUIRE_TIMEOUT, connection.ping()).await;
+    answered.map_err(|_| sqlx::Error::PoolTimedOut)?.map(|()| true)
 }
 
 async fn open_sqlite(path: &Path) -> Result<Backend, StoreError> {

@@ -23,7 +23,7 @@ use tokio::{
         Semaphore,
         mpsc::{self, UnboundedReceiver},
     },
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -43,7 +43,7 @@ use crate::{
     storage::Storage,
     store::{
         Store, StoreError,
-        tasks::{Claim, LaneVerdict, Want},
+        tasks::{Claim, LaneVerdict, MOST_CLAIMED, Want},
     },
     task::{Attempt, Lane, ModelId, NodeId, TaskKey, lifecycle, retry},
     wake::{Wake, WakeUp},
@@ -51,9 +51,6 @@ use crate::{
 
 /// Most lanes asked in one round: one Redis round trip and one claim.
 const LANES_PER_ROUND: usize = 64;
-
-/// Most tasks claimed in one round.
-const TASKS_PER_ROUND: usize = 256;
 
 /// Tasks on this node, calling or uploading, for each call that it may make: a storage outage
 /// stops the claims before the disk is full of results.
@@ -253,9 +250,10 @@ impl Worker {
                     }
                 }
                 Some(ended) = life.runs.join_next() => {
-                    if let Err(error) = ended {
-                        error!(%error, "a run panicked, its task goes back to the queue");
-                        life.doubtful = true;
+                    life.reaped(ended);
+                    // All of them: each one left would take the place of a run, and of the next claim's batch.
+                    while let Some(ended) = life.runs.try_join_next() {
+                        life.reaped(ended);
                     }
                 }
                 () = sleep_until(next_poll) => {
@@ -285,22 +283,24 @@ impl Worker {
         }
     }
 
-    /// Claims while there are calls to spare and lanes to ask. False: the database is away, wait
-    /// for the poll.
+    /// Settles doubt, then claims while there are calls to spare and lanes to ask. False: the
+    /// database is away, wait for the poll.
     async fn claim_all(&mut self, life: &mut Life) -> bool {
-        while self.free(life) > 0 && life.lanes.any_ready() {
+        loop {
             if life.doubtful {
                 match self.settle_doubt(life).await {
                     Ok(()) => life.doubtful = false,
                     Err(error) => return self.claim_failed(life, &error).await,
                 }
             }
+            if self.free(life) == 0 || !life.lanes.any_ready() {
+                return true;
+            }
             if let Err(error) = self.claim_round(life).await {
                 return self.claim_failed(life, &error).await;
             }
             life.failures = 0;
         }
-        true
     }
 
     async fn claim_failed(&self, life: &mut Life, error: &StoreError) -> bool {
@@ -317,7 +317,7 @@ impl Worker {
     fn free(&self, life: &Life) -> usize {
         let calls = self.concurrency.saturating_sub(self.shared.slots.calling());
         let runs = (self.concurrency * RUNS_PER_CALL).saturating_sub(life.runs.len());
-        calls.min(runs).min(TASKS_PER_ROUND)
+        calls.min(runs).min(MOST_CLAIMED)
     }
 
     /// Capacity first, then the claim: permits for some lanes, then exactly as many tasks.
@@ -454,6 +454,14 @@ impl Worker {
 impl Life {
     fn works_on(&self, attempt: (TaskKey, Attempt)) -> bool {
         self.live.lock().unwrap_or_else(PoisonError::into_inner).contains(&attempt)
+    }
+
+    /// Takes note of how a run ended.
+    fn reaped(&mut self, ended: Result<(), JoinError>) {
+        if let Err(error) = ended {
+            error!(%error, "a run panicked, its task goes back to the queue");
+            self.doubtful = true;
+        }
     }
 
     /// Runs a task in the set that this life joins at its end.

@@ -1,6 +1,6 @@
 //! The verbs on models.
 
-use super::{Backend, Listing, Page, Store, StoreError, on_each, row::Columns, value::Stamp};
+use super::{Backend, Listing, Page, Store, StoreError, on_each, row::Columns, value::Stamp, within};
 use crate::{
     clock,
     model::{HttpMethod, Model, ModelSpec, headers::Headers},
@@ -218,10 +218,13 @@ impl Store {
         if is_nowhere(name) {
             return Ok(None);
         }
-        on_each!(&self.backend, read pool => {
-            let row = sqlx::query(SELECT_BY_NAME).bind(tenant.0).bind(name).fetch_optional(pool).await?;
-            row.map(|row| read_model(&row, &self.vault)).transpose()
+        within(async {
+            on_each!(&self.backend, read pool => {
+                let row = sqlx::query(SELECT_BY_NAME).bind(tenant.0).bind(name).fetch_optional(pool).await?;
+                row.map(|row| read_model(&row, &self.vault)).transpose()
+            })
         })
+        .await
     }
 
     /// Models by id, of any tenant, deleted ones left out: the limits of lanes.
@@ -230,17 +233,20 @@ impl Store {
     /// Where the database is out of reach or a stored row cannot be read.
     pub async fn models_by_id(&self, ids: &[ModelId]) -> Result<Vec<Model>, StoreError> {
         let ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
-        match &self.backend {
-            Backend::Postgres { pool, .. } => {
-                let rows = sqlx::query(SELECT_BY_ID_POSTGRES).bind(ids).fetch_all(pool).await?;
-                rows.iter().map(|row| read_model(row, &self.vault)).collect()
+        within(async {
+            match &self.backend {
+                Backend::Postgres { pool, .. } => {
+                    let rows = sqlx::query(SELECT_BY_ID_POSTGRES).bind(ids).fetch_all(pool).await?;
+                    rows.iter().map(|row| read_model(row, &self.vault)).collect()
+                }
+                Backend::Sqlite { readers, .. } => {
+                    let ids = serde_json::Value::from(ids).to_string();
+                    let rows = sqlx::query(SELECT_BY_ID_SQLITE).bind(ids).fetch_all(readers).await?;
+                    rows.iter().map(|row| read_model(row, &self.vault)).collect()
+                }
             }
-            Backend::Sqlite { readers, .. } => {
-                let ids = serde_json::Value::from(ids).to_string();
-                let rows = sqlx::query(SELECT_BY_ID_SQLITE).bind(ids).fetch_all(readers).await?;
-                rows.iter().map(|row| read_model(row, &self.vault)).collect()
-            }
-        }
+        })
+        .await
     }
 
     /// Models of a tenant whose name contains `name` (to the letter, case counts), newest first.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::{
     Backend, Store, StoreError, on_each,
     value::{Id, Stamp},
+    within,
 };
 use crate::{clock, task::NodeId};
 
@@ -39,18 +40,21 @@ impl Store {
     /// # Errors
     /// Where the database is out of reach.
     pub async fn register_node(&self, node: NodeId, name: &str, lease: Duration) -> Result<(), StoreError> {
-        match &self.backend {
-            Backend::Postgres { pool, .. } => {
-                let query = sqlx::query(REGISTER_POSTGRES).bind(Id(node.0)).bind(name).bind(lease.as_secs_f64());
-                query.execute(pool).await?;
+        within(async {
+            match &self.backend {
+                Backend::Postgres { pool, .. } => {
+                    let query = sqlx::query(REGISTER_POSTGRES).bind(Id(node.0)).bind(name).bind(lease.as_secs_f64());
+                    query.execute(pool).await?;
+                }
+                Backend::Sqlite { writer, .. } => {
+                    let now = clock::now();
+                    let query = sqlx::query(REGISTER_SQLITE).bind(Id(node.0)).bind(name);
+                    query.bind(Stamp(now)).bind(Stamp(now + lease)).execute(writer).await?;
+                }
             }
-            Backend::Sqlite { writer, .. } => {
-                let now = clock::now();
-                let query = sqlx::query(REGISTER_SQLITE).bind(Id(node.0)).bind(name);
-                query.bind(Stamp(now)).bind(Stamp(now + lease)).execute(writer).await?;
-            }
-        }
-        Ok(())
+            Ok(())
+        })
+        .await
     }
 
     /// Extends the lease, on a connection of its own. `false`: the row is gone, this incarnation
@@ -59,17 +63,20 @@ impl Store {
     /// # Errors
     /// Where the database is out of reach: nothing is known about the lease then.
     pub async fn renew_node(&self, node: NodeId, lease: Duration) -> Result<bool, StoreError> {
-        let renewed = match &self.backend {
-            Backend::Postgres { lease: connection, .. } => {
-                let query = sqlx::query(RENEW_POSTGRES).bind(Id(node.0)).bind(lease.as_secs_f64());
-                query.execute(connection).await?.rows_affected()
-            }
-            Backend::Sqlite { writer, .. } => {
-                let query = sqlx::query(RENEW_SQLITE).bind(Id(node.0)).bind(Stamp(clock::now() + lease));
-                query.execute(writer).await?.rows_affected()
-            }
-        };
-        Ok(renewed == 1)
+        within(async {
+            let renewed = match &self.backend {
+                Backend::Postgres { lease: connection, .. } => {
+                    let query = sqlx::query(RENEW_POSTGRES).bind(Id(node.0)).bind(lease.as_secs_f64());
+                    query.execute(connection).await?.rows_affected()
+                }
+                Backend::Sqlite { writer, .. } => {
+                    let query = sqlx::query(RENEW_SQLITE).bind(Id(node.0)).bind(Stamp(clock::now() + lease));
+                    query.execute(writer).await?.rows_affected()
+                }
+            };
+            Ok(renewed == 1)
+        })
+        .await
     }
 
     /// Deletes the lease row: a node that leaves in order.
@@ -77,8 +84,11 @@ impl Store {
     /// # Errors
     /// Where the database is out of reach; the lease then runs out by itself.
     pub async fn remove_node(&self, node: NodeId) -> Result<(), StoreError> {
-        on_each!(&self.backend, write pool => { sqlx::query(REMOVE).bind(Id(node.0)).execute(pool).await?; });
-        Ok(())
+        within(async {
+            on_each!(&self.backend, write pool => { sqlx::query(REMOVE).bind(Id(node.0)).execute(pool).await?; });
+            Ok(())
+        })
+        .await
     }
 
     /// Deletes every lease row: for an embedded store at boot, whose lock says that nobody else is.
@@ -86,8 +96,11 @@ impl Store {
     /// # Errors
     /// Where the database is out of reach.
     pub async fn bury_every_node(&self) -> Result<(), StoreError> {
-        on_each!(&self.backend, write pool => { sqlx::query(REMOVE_ALL).execute(pool).await?; });
-        Ok(())
+        within(async {
+            on_each!(&self.backend, write pool => { sqlx::query(REMOVE_ALL).execute(pool).await?; });
+            Ok(())
+        })
+        .await
     }
 
     /// Deletes the lease rows that ran out, so that their owners can never renew them; returns
@@ -96,12 +109,15 @@ impl Store {
     /// # Errors
     /// Where the database is out of reach.
     pub async fn bury_dead_nodes(&self) -> Result<Vec<NodeId>, StoreError> {
-        let dead: Vec<Id> = match &self.backend {
-            Backend::Postgres { pool, .. } => sqlx::query_scalar(BURY_POSTGRES).fetch_all(pool).await?,
-            Backend::Sqlite { writer, .. } => {
-                sqlx::query_scalar(BURY_SQLITE).bind(Stamp(clock::now())).fetch_all(writer).await?
-            }
-        };
-        Ok(dead.into_iter().map(|id| NodeId(id.0)).collect())
+        within(async {
+            let dead: Vec<Id> = match &self.backend {
+                Backend::Postgres { pool, .. } => sqlx::query_scalar(BURY_POSTGRES).fetch_all(pool).await?,
+                Backend::Sqlite { writer, .. } => {
+                    sqlx::query_scalar(BURY_SQLITE).bind(Stamp(clock::now())).fetch_all(writer).await?
+                }
+            };
+            Ok(dead.into_iter().map(|id| NodeId(id.0)).collect())
+        })
+        .await
     }
 }

@@ -26,6 +26,10 @@ use crate::{
 /// Transitions in one transaction of [`Store::apply_all`].
 const APPLY_AT_ONCE: usize = 256;
 
+/// Most tasks that one claim takes, whatever is wanted; also tells Postgres' planner how few rows it
+/// is about, without which it would rather read the whole table than look them up.
+pub const MOST_CLAIMED: usize = 256;
+
 /// How long the owner's own limit on a call is over before the claim's deadline passes: room for
 /// connecting and for writing the outcome. Seconds.
 pub(super) const CLAIM_GRACE_SECONDS: i64 = 60;
@@ -160,7 +164,7 @@ impl Store {
     }
 
     /// Takes queued tasks for `node`, oldest first in each lane, exactly within `maxConcurrency`
-    /// and `totalConcurrency`. One short transaction for all lanes.
+    /// and `totalConcurrency`, [`MOST_CLAIMED`] in all. One short transaction for all lanes.
     ///
     /// # Errors
     /// The claim may have been committed all the same: [`Store::held_by`] tells what of.

@@ -4,8 +4,11 @@
 //! A lane is *ready* (in the ring), *asked* (taken out of the ring until its verdict is in) or
 //! *waiting* (its limit is reached; it comes back when a permit does, or at the next poll). A lane
 //! without work is not kept at all.
+//!
+//! Room in one lane is room for the others of its model too where that has a limit over all
+//! tenants, so those that were not asked for longest go ahead of the lane that had its turn.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -20,6 +23,10 @@ use crate::{
 /// apart. What is slower still is found when the lane seems empty, or by the slow scan.
 const SLACK: TimeDelta = TimeDelta::seconds(5);
 
+/// Waiting lanes of a model that are worth a look when one of its calls ends: enough to find one
+/// that its own limit does not hold back, few enough for a model that thousands of tenants wait for.
+const LOOK_AT: usize = 16;
+
 /// The lanes that may have work.
 #[derive(Default)]
 pub(super) struct Lanes {
@@ -27,10 +34,16 @@ pub(super) struct Lanes {
     /// Tenants that have a ready lane, each once.
     tenants: VecDeque<TenantId>,
     ready: HashMap<TenantId, VecDeque<ModelId>>,
+    /// Of each model, the one that was asked least recently first.
+    waiting: BTreeSet<(ModelId, u64, TenantId)>,
+    /// Lanes asked so far.
+    turns: u64,
 }
 
 struct Known {
     status: Status,
+    /// When it was asked last, counted in [`Lanes::turns`].
+    turn: u64,
     /// Nothing is queued before this moment, as far as we know.
     since: Option<DateTime<Utc>>,
     /// Something happened while the lane was asked; its verdict may be out of date.
@@ -47,8 +60,12 @@ enum Status {
 impl Lanes {
     /// A lane may have work.
     pub(super) fn wake(&mut self, wake_up: WakeUp) {
-        let known =
-            self.known.entry(wake_up.lane).or_insert(Known { status: Status::Waiting, since: None, stirred: false });
+        let known = self.known.entry(wake_up.lane).or_insert(Known {
+            status: Status::Waiting,
+            turn: self.turns,
+            since: None,
+            stirred: false,
+        });
         if wake_up.rewind {
             known.since = None;
         }
@@ -61,6 +78,12 @@ impl Lanes {
 
     /// A permit of the lane came back, or one of its running tasks left.
     pub(super) fn room(&mut self, lane: Lane) {
+        let of_model = self.waiting.range((lane.model, 0, TenantId(i64::MIN))..);
+        let of_model = of_model.take_while(|(model, ..)| *model == lane.model).take(LOOK_AT);
+        let waiting: Vec<Lane> = of_model.map(|&(model, _, tenant)| Lane { model, tenant }).collect();
+        for lane in waiting {
+            self.make_ready(lane);
+        }
         match self.known.get_mut(&lane) {
             Some(known) if known.status == Status::Asked => known.stirred = true,
             Some(known) if known.status == Status::Waiting => self.make_ready(lane),
@@ -70,8 +93,7 @@ impl Lanes {
 
     /// Every waiting lane is worth another look.
     pub(super) fn poll(&mut self) {
-        let waiting: Vec<Lane> =
-            self.known.iter().filter(|(_, known)| known.status == Status::Waiting).map(|(lane, _)| *lane).collect();
+        let waiting: Vec<Lane> = self.waiting.iter().map(|&(model, _, tenant)| Lane { model, tenant }).collect();
         for lane in waiting {
             self.make_ready(lane);
         }
@@ -92,6 +114,8 @@ impl Lanes {
             if let Some(model) = models.pop_front() {
                 let lane = Lane { model, tenant };
                 if let Some(known) = self.known.get_mut(&lane) {
+                    self.turns += 1;
+                    known.turn = self.turns;
                     known.status = Status::Asked;
                     known.stirred = false;
                     taken.push(lane);
@@ -136,6 +160,7 @@ impl Lanes {
     pub(super) fn wait(&mut self, lane: Lane) {
         let Some(known) = self.known.get_mut(&lane) else { return };
         known.status = Status::Waiting;
+        self.waiting.insert((lane.model, known.turn, lane.tenant));
         if known.stirred {
             self.make_ready(lane);
         }
@@ -143,7 +168,9 @@ impl Lanes {
 
     /// The lane has no work, or no model.
     pub(super) fn drop(&mut self, lane: Lane) {
-        self.known.remove(&lane);
+        if let Some(known) = self.known.remove(&lane) {
+            self.waiting.remove(&(lane.model, known.turn, lane.tenant));
+        }
     }
 
     fn make_ready(&mut self, lane: Lane) {
@@ -151,6 +178,7 @@ impl Lanes {
         if known.status == Status::Ready {
             return;
         }
+        self.waiting.remove(&(lane.model, known.turn, lane.tenant));
         known.status = Status::Ready;
         known.stirred = false;
         let models = self.ready.entry(lane.tenant).or_default();
@@ -222,6 +250,35 @@ mod tests {
         set.wait(lane(1, 1));
         set.poll();
         assert!(set.any_ready());
+    }
+
+    #[test]
+    fn room_goes_to_the_lane_of_the_model_that_was_not_asked_for_longest() {
+        let mut set = woken(&[lane(1, 1), lane(2, 1), lane(3, 2)]);
+        for asked in set.take(3) {
+            set.wait(asked);
+        }
+        set.room(lane(2, 1));
+        assert_eq!(set.take(9), [lane(1, 1), lane(2, 1)], "not those of another model");
+        set.verdict(lane(2, 1), LaneVerdict::Full, None);
+        set.verdict(lane(1, 1), LaneVerdict::More, None);
+        assert_eq!(set.take(9), [lane(1, 1)]);
+        set.wait(lane(1, 1));
+        set.room(lane(1, 1));
+        assert_eq!(set.take(9), [lane(2, 1), lane(1, 1)]);
+    }
+
+    #[test]
+    fn room_is_offered_to_few_of_many_but_to_the_lane_itself_in_any_case() {
+        let lanes: Vec<Lane> = (0..100).map(|tenant| lane(tenant, 1)).collect();
+        let mut set = woken(&lanes);
+        for asked in set.take(100) {
+            set.wait(asked);
+        }
+        set.room(lanes[99]);
+        let taken = set.take(100);
+        assert_eq!(taken[..LOOK_AT], lanes[..LOOK_AT]);
+        assert_eq!(taken[LOOK_AT..], [lanes[99]]);
     }
 
     #[test]

@@ -57,6 +57,9 @@ const COUNT_MODELS: &str = "
                   WHERE t.model_id = w.id AND t.phase = 0 AND t.state = 1) AS running
     FROM unnest($1::bigint[]) AS w(id)";
 
+/// The outer limit cuts nothing, for the plan keeps within [`MOST_CLAIMED`](crate::store::tasks::MOST_CLAIMED).
+/// It has to be a literal: the planner takes a limit it does not know for a tenth of the lane, and
+/// joins a large lane by reading all of the table.
 const TAKE: &str = concat!(
     "
     WITH picked AS MATERIALIZED (
@@ -71,6 +74,7 @@ const TAKE: &str = concat!(
             LIMIT q.most
             FOR UPDATE SKIP LOCKED
         ) c
+        LIMIT 256
     )
     UPDATE asynch_task
     SET state = $6, phase = 0, attempt = attempt + 1, owner = $7, started_at = now(), updated_at = now(),
@@ -184,4 +188,15 @@ async fn take(
         .fetch_all(connection)
         .await?;
     rows.iter().map(|row| read_running(row, vault)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tasks::MOST_CLAIMED;
+
+    #[test]
+    fn the_planner_is_told_the_limit_that_the_plan_keeps() {
+        assert!(TAKE.contains(&format!("LIMIT {MOST_CLAIMED}\n")));
+    }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 
-use super::{Claim, LaneVerdict, Want};
+use super::{Claim, LaneVerdict, MOST_CLAIMED, Want};
 use crate::{
     model::Model,
     task::{Lane, ModelId, Running},
@@ -80,13 +80,15 @@ impl Plan {
     /// The lanes to claim from next; none when the room is shared out.
     pub(in crate::store) fn round(&self) -> Vec<Quota> {
         let mut left = self.left.clone();
+        let mut at_once = MOST_CLAIMED as i64;
         let quota = |share: &Share| {
             let room = share.room.ok().filter(|_| !share.empty)? - share.got;
             let everywhere = left.get_mut(&share.want.lane.model);
-            let most = everywhere.as_deref().map_or(room, |everywhere| room.min(*everywhere));
+            let most = everywhere.as_deref().map_or(room, |everywhere| room.min(*everywhere)).min(at_once);
             if most <= 0 {
                 return None;
             }
+            at_once -= most;
             if let Some(everywhere) = everywhere {
                 *everywhere -= most;
             }
@@ -255,6 +257,17 @@ mod tests {
         plan.took(&round, tasks(3, 1));
         assert!(plan.round().is_empty());
         assert_eq!(verdicts(plan, &sight), [LaneVerdict::Empty, LaneVerdict::Empty, LaneVerdict::More]);
+    }
+
+    #[test]
+    fn what_is_over_the_most_of_one_statement_is_left_to_the_next() {
+        let sight = sight(1000, 0, &[0, 0, 0]);
+        let most_at_once = MOST_CLAIMED as i64;
+        let mut plan = Plan::new(&[want(1, 200), want(2, 200), want(3, 1)], &sight);
+        let round = plan.round();
+        assert_eq!(most(&plan), [(1, 200), (2, most_at_once - 200)]);
+        plan.took(&round, [tasks(1, 200), tasks(2, MOST_CLAIMED - 200)].concat());
+        assert_eq!(most(&plan), [(2, 400 - most_at_once), (3, 1)]);
     }
 
     #[test]
