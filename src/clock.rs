@@ -17,6 +17,11 @@ pub fn now() -> DateTime<Utc> {
     Utc::now().trunc_subsecs(6)
 }
 
+/// How long ago a file's time was; nothing where that lies ahead.
+pub fn since(at: std::time::SystemTime) -> Duration {
+    at.elapsed().unwrap_or_default()
+}
+
 /// Monotonic time, for measuring how long something took.
 pub fn tick() -> Instant {
     Instant::now()

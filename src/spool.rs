@@ -156,6 +156,12 @@ impl Spool {
         }
     }
 
+    /// How long ago a result was parked, restarts included; nothing where its file is gone.
+    pub async fn age(&self, parked: &Parked) -> Duration {
+        let parked_at = tokio::fs::metadata(&parked.path).await.and_then(|file| file.modified());
+        parked_at.map(clock::since).unwrap_or_default()
+    }
+
     /// Whole results in this process's own folder. For a worker that starts over and holds nothing.
     ///
     /// # Errors

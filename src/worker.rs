@@ -359,7 +359,8 @@ impl Worker {
             let (Some(permit), Some(model)) = (permits.get_mut(&lane).and_then(Vec::pop), models.get(&lane.model))
             else {
                 // The store gave more than it was asked for, or no model: a bug, but the task is ours.
-                error!(task_id = %task.key.id, "claimed a task without a permit or model");
+                error!(task_id = %task.key.id, tenant_id = %task.key.tenant, model_name = task.model_name,
+                    attempt = task.attempt.0, "claimed a task without a permit or model");
                 life.doubtful = true;
                 continue;
             };
@@ -434,18 +435,23 @@ impl Worker {
             let tmp_file = parked.path.to_string_lossy().into_owned();
             match self.shared.store.adopt(life.node, parked.key, parked.attempt, &tmp_file).await {
                 Ok(Some(adopted)) => {
-                    info!(task_id = %parked.key.id, tenant_id = %parked.key.tenant, attempt = %parked.attempt,
-                        "found the parked result of this task, only the upload is left");
                     let run = Run::adopted(self.shared.clone(), adopted, &parked, life.cut.clone());
-                    life.spawn(run, |run| run.resume(parked));
+                    life.spawn(run, |run| async move {
+                        info!("found the parked result of this task, only the upload is left");
+                        run.resume(parked).await;
+                    });
                 }
                 Ok(None) => {
                     if let Err(error) = self.shared.spool.remove(&parked).await {
-                        warn!(task_id = %parked.key.id, %error, "could not delete a parked result that nobody needs");
+                        warn!(task_id = %parked.key.id, tenant_id = %parked.key.tenant, attempt = parked.attempt.0, %error,
+                    "could not delete a parked result that nobody needs");
                     }
                 }
                 // It stays in the spool; the next scan finds it.
-                Err(error) => warn!(task_id = %parked.key.id, %error, "cannot adopt a parked result now"),
+                Err(error) => {
+                    warn!(task_id = %parked.key.id, tenant_id = %parked.key.tenant, attempt = parked.attempt.0, %error,
+                    "cannot adopt a parked result now")
+                }
             }
         }
     }
@@ -472,7 +478,7 @@ impl Life {
         let task = &run.task;
         let attempt = (task.key, task.attempt);
         let span = info_span!("task", task_id = %task.key.id, tenant_id = %task.key.tenant,
-            model_name = task.model_name, attempt = %task.attempt);
+            model_name = task.model_name, attempt = task.attempt.0);
         self.live.lock().unwrap_or_else(PoisonError::into_inner).insert(attempt);
         let live = Live { set: self.live.clone(), attempt };
         let going = go(run);

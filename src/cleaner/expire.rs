@@ -39,7 +39,7 @@ async fn fail(
     let applied = cleaner.store.apply_all(&transitions).await?;
     for (task, _) in waiting.iter().zip(applied).filter(|(_, applied)| *applied == lifecycle::Applied::Done) {
         info!(task_id = %task.key.id, tenant_id = %task.key.tenant, model_name = task.model_name,
-            attempt = %task.attempt, "failed without a run: {}", message(task));
+            attempt = task.attempt.0, "failed without a run: {}", message(task));
     }
     Ok(swept(transitions.len()))
 }

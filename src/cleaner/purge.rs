@@ -14,7 +14,8 @@ pub(super) async fn tick(cleaner: &Cleaner) -> Result<Swept, StoreError> {
     if cleaner.delete_on_purge {
         for task in purged.iter().filter(|task| !task.oss_key.is_empty()) {
             if let Err(error) = cleaner.storage.delete(&task.oss_key).await {
-                warn!(task_id = %task.key.id, tenant_id = %task.key.tenant, %error,
+                warn!(task_id = %task.key.id, tenant_id = %task.key.tenant,
+                    model_name = task.model_name, attempt = task.attempt.0, %error,
                     "the object of a purged task could not be deleted and stays in storage");
             }
         }

@@ -66,7 +66,7 @@ pub(super) async fn tick(cleaner: &mut Cleaner) -> Result<Swept, StoreError> {
     for ((task, transition), _) in abandoned.iter().zip(&transitions).zip(applied).filter(|(_, a)| *a == Applied::Done)
     {
         warn!(task_id = %task.key.id, tenant_id = %task.key.tenant, model_name = task.model_name,
-            attempt = %task.attempt, state = transition.to().number(), "an attempt was lost with its worker");
+            attempt = task.attempt.0, state = transition.to().number(), "an attempt was lost with its worker");
     }
     let rewound = transitions.iter().filter(|transition| transition.rewinds_lane());
     cleaner.wake.send(rewound.map(|transition| WakeUp { lane: transition.lane(), rewind: true }));

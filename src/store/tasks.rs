@@ -147,10 +147,12 @@ pub struct TaskFilter {
 pub struct Purged {
     /// Tenant and id.
     pub key: TaskKey,
+    /// Name of its model.
+    pub model_name: String,
+    /// Its last attempt.
+    pub attempt: Attempt,
     /// Object key, empty if it had no result.
     pub oss_key: String,
-    /// URL as storage gave it.
-    pub oss_file: String,
 }
 
 impl Store {

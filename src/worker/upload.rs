@@ -36,7 +36,6 @@ pub(super) enum Uploaded {
 
 /// Tries until it is stored, or there is no point in trying.
 pub(super) async fn upload(run: &mut Run, parked: &Parked) -> Uploaded {
-    let began = clock::tick();
     let mut failures = 0;
     loop {
         let error = match attempt(run, parked).await {
@@ -47,7 +46,8 @@ pub(super) async fn upload(run: &mut Run, parked: &Parked) -> Uploaded {
             return Uploaded::FileGone(error.message);
         }
         failures += 1;
-        if began.elapsed() >= run.shared.upload_for {
+        // By the file's own age: a restarted node goes on with the time its predecessor began.
+        if run.shared.spool.age(parked).await >= run.shared.upload_for {
             return Uploaded::GivenUp(format!("the result could not be stored: {}", error.message));
         }
         let pause = clock::jittered(retry::backoff(failures).mul_f64(0.75));

@@ -135,7 +135,12 @@ pub(in crate::store) fn read_gate(row: &impl Columns) -> Result<Gate, StoreError
 
 /// Reads a task that was deleted.
 pub(in crate::store) fn read_purged(row: &impl Columns) -> Result<Purged, StoreError> {
-    Ok(Purged { key: read_key(row)?, oss_key: row.text("oss_key")?, oss_file: row.text("oss_file")? })
+    Ok(Purged {
+        key: read_key(row)?,
+        model_name: row.text("model_name")?,
+        attempt: Attempt(row.int("attempt")?),
+        oss_key: row.text("oss_key")?,
+    })
 }
 
 /// Reads tenant and id.

@@ -169,7 +169,7 @@ backend_test!(what_is_past_its_time_is_purged_and_nothing_else, async |db: &Test
     let purged = [purged, fixture.store.purge(HOUR, 10).await.unwrap()].concat();
     assert_eq!(distinct(purged.iter().map(|task| task.key)), distinct([failed.key, picked.key]));
     let of_picked = purged.iter().find(|task| task.key == picked.key).unwrap();
-    assert_eq!((of_picked.oss_key.as_str(), of_picked.oss_file.as_str()), ("a.wav", "http://files/a.wav"));
+    assert_eq!((of_picked.oss_key.as_str(), of_picked.model_name.is_empty()), ("a.wav", false));
 
     fixture.raw.shift("finished_at", -3601).await;
     let purged = fixture.store.purge(HOUR, 10).await.unwrap();
