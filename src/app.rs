@@ -6,13 +6,14 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 use url::Url;
 
 use crate::{
     api::{self, ApiState},
     catalog::Catalog,
     cleaner::Cleaner,
+    clock,
     config::Config,
     oplog,
     permits::Permits,
@@ -79,6 +80,7 @@ impl App {
         parts.push(part("permits", |stop| async move { gate.run(stop).await }));
         let bus = wake.clone();
         parts.push(part("wake-ups", |stop| async move { bus.run(stop).await }));
+        let server_stops_before = parts.len();
         if let Some(spool) = spool {
             let worker_parts = worker::Parts {
                 store: store.clone(),
@@ -105,9 +107,10 @@ impl App {
             oplog,
             stopping: stopping.clone(),
         };
-        parts.push(part("http server", |stop| api::serve(listener, state, stop)));
+        // Started last and stopped after the worker: while running calls end, probes are told that
+        // the service stops, and callers that have not heard of it yet are still served.
+        parts.insert(server_stops_before, part("http server", |stop| api::serve(listener, state, stop)));
         parts.reverse();
-        info!(%address, "listening");
         Ok(App { address, stopping, parts, grace, store })
     }
 
@@ -123,17 +126,20 @@ impl App {
         self.parts.remove(index).name
     }
 
-    /// Stops in order: not ready, no more requests and claims, grace for running calls, hand back,
-    /// flush, close.
+    /// Stops in order: not ready, no more claims, grace for running calls, hand back, no more
+    /// requests, flush, close.
     pub async fn stop(mut self) {
         self.stopping.cancel();
-        // The worker stops claiming at once, while the server lets its last answers out.
-        for part in self.parts.iter().filter(|part| ["http server", "cleaner", "worker"].contains(&part.name)) {
+        // The worker stops claiming at once, while the cleaner ends its round.
+        for part in self.parts.iter().filter(|part| ["cleaner", "worker"].contains(&part.name)) {
             part.stop.cancel();
         }
+        let began = clock::tick();
         for part in &mut self.parts {
             part.stop.cancel();
-            if tokio::time::timeout(self.grace + STOP_TIMEOUT, &mut part.handle).await.is_err() {
+            // One grace for all: a download that takes long does not get a second one.
+            let left = (self.grace + STOP_TIMEOUT).saturating_sub(began.elapsed()).max(STOP_TIMEOUT);
+            if tokio::time::timeout(left, &mut part.handle).await.is_err() {
                 warn!(part = part.name, "did not stop in time and is cut off");
                 part.handle.abort();
             }
@@ -141,7 +147,6 @@ impl App {
         if tokio::time::timeout(STOP_TIMEOUT, self.store.close()).await.is_err() {
             warn!("the database connections did not close in time");
         }
-        info!("stopped");
     }
 }
 

@@ -1,6 +1,8 @@
 //! Where log lines go and what they look like: one line an event on standard output, text for
 //! people or JSON for machines.
 
+mod json;
+
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
     io::{self, IsTerminal, Write},
@@ -11,7 +13,11 @@ use chrono::SecondsFormat;
 use tracing::Subscriber;
 use tracing_subscriber::{
     EnvFilter,
-    fmt::{self, MakeWriter, format::Writer, time::FormatTime},
+    fmt::{
+        self, MakeWriter,
+        format::{JsonFields, Writer},
+        time::FormatTime,
+    },
     util::SubscriberInitExt,
 };
 
@@ -63,7 +69,7 @@ where
 {
     let base = fmt::fmt().with_env_filter(filter).with_timer(Milliseconds).with_ansi(colours).with_writer(OneLine(out));
     match json {
-        true => Box::new(base.json().flatten_event(true).with_current_span(true).with_span_list(false).finish()),
+        true => Box::new(base.fmt_fields(JsonFields::new()).event_format(json::Json).finish()),
         false => Box::new(base.finish()),
     }
 }
@@ -165,6 +171,19 @@ mod tests {
         assert_eq!((&event["task_id"], &event["attempt"]), (&"t1".into(), &2.into()));
         let time = event["timestamp"].as_str().unwrap();
         assert_eq!((time.len(), &time[19..20], &time[23..]), (24, ".", "Z"), "{time}");
+    }
+
+    #[test]
+    fn json_has_the_fields_of_the_spans_on_top_too() {
+        let lines = logged(true, "info", || {
+            let _task = tracing::info_span!("task", task_id = "t1", attempt = %2, rest = 5).entered();
+            let _inner = tracing::info_span!("upload", rest = true).entered();
+            tracing::info!(attempt = 3, share = 0.5, "a \"quoted\" word");
+        });
+        let event: Value = serde_json::from_str(&lines[0]).unwrap();
+        assert_eq!((&event["task_id"], &event["rest"]), (&"t1".into(), &true.into()));
+        assert_eq!((&event["attempt"], &event["share"]), (&3.into(), &0.5.into()), "the event's own has the last word");
+        assert_eq!(event["message"], "a \"quoted\" word");
     }
 
     #[test]

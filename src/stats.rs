@@ -4,7 +4,8 @@ use chrono::NaiveDate;
 
 /// One real call of a model, to be added to its row in `asynch_model_stat`.
 ///
-/// Every call is counted exactly once, in the transaction of the first transition after it:
+/// Every call is counted exactly once, in the transaction of the first transition after it, be
+/// that its own worker's or that of the cleaner which found the worker dead:
 /// `requestCount` is the sum of `successCount` and `failureCount`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CallCount {

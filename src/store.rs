@@ -267,6 +267,8 @@ impl From<sqlx::Error> for StoreError {
         use sqlx::Error;
         let away = match &error {
             Error::Io(_) | Error::Tls(_) | Error::PoolTimedOut | Error::PoolClosed | Error::WorkerCrashed => true,
+            // A connection that closes in the middle of an answer, as a proxy does whose server is gone.
+            Error::Protocol(_) => true,
             Error::Database(db) => match db.try_downcast_ref::<PgDatabaseError>() {
                 Some(postgres) => postgres_is_away(postgres.code()),
                 None => db.code().and_then(|code| code.parse().ok()).is_some_and(sqlite_is_away),

@@ -13,8 +13,9 @@ mod screen;
 mod story;
 
 use std::{
+    ffi::OsString,
     io::{self, IsTerminal},
-    path::{Path, PathBuf},
+    path::Path,
     pin::pin,
 };
 
@@ -39,7 +40,7 @@ pub struct Args {
     port: u16,
     /// A Python that has Piper [default: python3, where it has]
     #[arg(long, env = "MODEL_ASYNCH_DEMO_PYTHON", value_name = "PATH")]
-    python: Option<PathBuf>,
+    python: Option<OsString>,
 }
 
 /// Runs the demo.
@@ -52,8 +53,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let screen = Screen::new();
     screen.title();
     let folder = Folder::create().context("cannot make a temporary folder")?;
+    let python = args.python.as_deref().filter(|python| !python.is_empty()).map(Path::new);
     let piper = tokio::select! {
-        started = piper_if_any(args.python.as_deref(), folder.path(), &screen) => started?,
+        started = piper_if_any(python, folder.path(), &screen) => started?,
         name = signals.next() => return Err(interrupted(name)),
     };
     let language = LanguageModel::bind().await.context("cannot start the language model")?;
@@ -102,21 +104,18 @@ fn broken(part: &str) -> anyhow::Error {
 
 /// Piper, where it is installed and starts. Where somebody named a Python, it has to.
 async fn piper_if_any(named: Option<&Path>, folder: &Path, screen: &Screen) -> anyhow::Result<Option<Piper>> {
-    match start_piper(named.unwrap_or(Path::new("python3")), folder, screen).await {
-        Ok(piper) => Ok(Some(piper)),
+    screen.loading("speech");
+    match Piper::start(named.unwrap_or(Path::new("python3")), folder).await {
+        Ok(piper) => {
+            screen.part("speech", "text to speech, Piper", piper.url());
+            Ok(Some(piper))
+        }
         Err(error) if named.is_some() => Err(error),
         Err(error) => {
             screen.part("speech", "left out", &format!("{error:#}"));
             Ok(None)
         }
     }
-}
-
-async fn start_piper(python: &Path, folder: &Path, screen: &Screen) -> anyhow::Result<Piper> {
-    let mut piper = Piper::start(python, folder).await?;
-    screen.part("speech", "text to speech, Piper", piper.url());
-    piper.ready().await?;
-    Ok(piper)
 }
 
 /// The defaults, but for folders of its own and a quick clean-up, so that a retry is not waited

@@ -290,7 +290,7 @@ impl Transition {
         self.attempt
     }
 
-    /// The model call to be counted, whether or not the row still agrees: the call was made.
+    /// The model call that this accounts for; counted if the row changes.
     pub fn call(&self) -> Option<&CallCount> {
         self.call.as_ref()
     }

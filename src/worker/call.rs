@@ -186,7 +186,7 @@ async fn refused(answer: Response, model: &Model) -> Failure {
     let snippet: String = beginning.trim().chars().take(SNIPPET).collect();
     let colon = if snippet.is_empty() { "" } else { ": " };
     let message = format!("the model answered {status}{colon}{snippet}");
-    Failure { kind: FailureKind::Status(status.as_u16()), message: printable(&message), retry_after }
+    Failure { kind: FailureKind::Status(status.as_u16()), message, retry_after }
 }
 
 /// The beginning of a failed answer, as far as it comes.
@@ -232,12 +232,7 @@ fn unparked(error: &std::io::Error) -> Failure {
 }
 
 fn failure(kind: FailureKind, message: impl Into<String>) -> Failure {
-    Failure { kind, message: printable(&message.into()), retry_after: None }
-}
-
-/// Without NUL, which the database refuses.
-fn printable(message: &str) -> String {
-    message.replace('\0', "\u{fffd}")
+    Failure { kind, message: message.into(), retry_after: None }
 }
 
 #[cfg(test)]

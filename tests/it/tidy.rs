@@ -109,6 +109,24 @@ fn migrations_are_twins() {
 }
 
 #[test]
+fn the_readme_has_every_key_with_its_default() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = fs::read_to_string(top.join("README.md")).unwrap();
+    let mut section = String::new();
+    for line in fs::read_to_string(top.join("config.yml")).unwrap().lines().filter(|line| !line.contains("# ")) {
+        let Some((key, value)) = line.split_once(':') else { continue };
+        if value.is_empty() {
+            section = key.to_owned();
+            continue;
+        }
+        let default = value.trim().trim_matches('"');
+        let cell = if default.is_empty() { String::new() } else { format!("`{default}`") };
+        let row = format!("| `{section}.{}` | {cell} |", key.trim());
+        assert!(readme.contains(&row), "README.md lacks: {row}");
+    }
+}
+
+#[test]
 fn nothing_is_left_unfinished_and_no_file_is_a_house_of_its_own() {
     let marks = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("todo", "!("), concat!("unimplemented", "!(")];
     for (name, text) in files("src", ".rs").into_iter().chain(files("tests", ".rs")) {

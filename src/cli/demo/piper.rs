@@ -4,7 +4,6 @@
 use std::{
     fs::File,
     io,
-    net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -37,26 +36,25 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Most characters of its last words that are shown when it fails.
 const LAST_WORDS: usize = 1000;
 
-/// A server; it ends with this.
+/// A server that answers; it ends with this.
 pub(super) struct Piper {
     process: Child,
     url: String,
-    log: PathBuf,
 }
 
 impl Piper {
-    /// Starts it with that Python. It loads its voice for some seconds before it is ready.
+    /// Starts it with that Python and waits until it answers.
     ///
     /// # Errors
-    /// In words for the user: Piper is not installed there, or cannot be started.
+    /// In words for the user: Piper is not installed there, or does not start.
     pub(super) async fn start(python: &Path, folder: &Path) -> anyhow::Result<Piper> {
         let python = from_anywhere(python)?;
         let voice = find_voice(&python, folder).await.with_context(|| format!("Piper is not installed: {INSTALL}"))?;
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let log = folder.join("piper.log");
         let output = File::create(&log)?;
-        let process = Command::new(&python)
-            .args(["-m", "piper.http_server", "--host", "127.0.0.1", "--port", &port.to_string(), "-m", &voice])
+        // Port 0, a free one: one that is picked here may be taken until the voice is loaded.
+        let mut process = Command::new(&python)
+            .args(["-m", "piper.http_server", "--host", "127.0.0.1", "--port", "0", "-m", &voice])
             .current_dir(folder)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
@@ -64,38 +62,18 @@ impl Piper {
             .kill_on_drop(true)
             .spawn()
             .context("cannot start Piper")?;
-        Ok(Piper { process, url: format!("http://127.0.0.1:{port}"), log })
+        let listening = tokio::time::timeout(LOADING, listening(&mut process, &log)).await;
+        match listening {
+            Ok(Ok(Some(url))) => Ok(Piper { process, url }),
+            Ok(Ok(None)) => bail!("Piper ended while it was starting: {}", last_words(&log)),
+            Ok(Err(error)) => Err(error).context("cannot see how Piper does"),
+            Err(_) => bail!("Piper was not up within {} s: {}", LOADING.as_secs(), last_words(&log)),
+        }
     }
 
     /// Base URL.
     pub(super) fn url(&self) -> &str {
         &self.url
-    }
-
-    /// Waits until it answers.
-    ///
-    /// # Errors
-    /// Its last words, where it ended or takes too long.
-    pub(super) async fn ready(&mut self) -> anyhow::Result<()> {
-        match tokio::time::timeout(LOADING, self.answers()).await {
-            Ok(Ok(true)) => Ok(()),
-            Ok(Ok(false)) => bail!("Piper ended while it was starting: {}", last_words(&self.log)),
-            Ok(Err(error)) => Err(error),
-            Err(_) => bail!("Piper was not up within {} s: {}", LOADING.as_secs(), last_words(&self.log)),
-        }
-    }
-
-    /// Asks until it answers (true) or has ended (false).
-    async fn answers(&mut self) -> anyhow::Result<bool> {
-        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build()?;
-        while self.process.try_wait()?.is_none() {
-            let answer = client.get(format!("{}/info", self.url)).send().await;
-            if answer.is_ok_and(|answer| answer.status().is_success()) {
-                return Ok(true);
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-        Ok(false)
     }
 
     /// Ends it, and waits until it has ended.
@@ -121,8 +99,42 @@ async fn find_voice(python: &Path, folder: &Path) -> Option<String> {
     (found.status.success() && !path.is_empty()).then_some(path)
 }
 
+/// Waits until it says where it listens; `None` where it ends instead.
+async fn listening(process: &mut Child, log: &Path) -> io::Result<Option<String>> {
+    while process.try_wait()?.is_none() {
+        if let Some(url) = listens_at(&words(log)) {
+            return Ok(Some(url));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(None)
+}
+
+/// The URL in a complete line ` * Running on http://127.0.0.1:39383`.
+fn listens_at(log: &str) -> Option<String> {
+    let (_, rest) = log.split_once("Running on http://")?;
+    let (address, _) = rest.split_once('\n')?;
+    Some(format!("http://{}", address.trim()))
+}
+
+fn words(log: &Path) -> String {
+    std::fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+}
+
 fn last_words(log: &Path) -> String {
-    let text = std::fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let text = words(log);
     let skipped = text.chars().count().saturating_sub(LAST_WORDS);
     text.trim().chars().skip(skipped).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_piper_listens_is_read_from_a_complete_line() {
+        let log = "WARNING: a development server\n * Running on http://127.0.0.1:39383";
+        assert_eq!(listens_at(log), None, "there may be more digits to come");
+        assert_eq!(listens_at(&format!("{log}\nPress CTRL+C")).as_deref(), Some("http://127.0.0.1:39383"));
+    }
 }

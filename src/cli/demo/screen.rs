@@ -22,17 +22,26 @@ const REMARK: usize = 90;
 
 /// The terminal, or whatever takes its place.
 pub(super) struct Screen {
+    terminal: bool,
     colours: bool,
 }
 
 impl Screen {
     pub(super) fn new() -> Screen {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Screen { colours: wanted && io::stdout().is_terminal() }
+        let terminal = io::stdout().is_terminal();
+        Screen { terminal, colours: terminal && wanted }
     }
 
     pub(super) fn title(&self) {
         self.line("model-asynch demo: real models, everything in a temporary folder\n");
+    }
+
+    /// A part that takes some seconds; its line takes the place of this one.
+    pub(super) fn loading(&self, name: &str) {
+        if self.terminal {
+            crate::cli::print(&format!("  {name:<9} loading ...\r")).ok();
+        }
     }
 
     /// A part that is up.

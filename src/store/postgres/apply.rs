@@ -95,7 +95,7 @@ const COUNT_CALLS: &str = "
         failure_count = s.failure_count + EXCLUDED.failure_count,
         total_seconds = s.total_seconds + EXCLUDED.total_seconds,
         result_bytes = s.result_bytes + EXCLUDED.result_bytes,
-        updated_at = EXCLUDED.updated_at";
+        updated_at = GREATEST(s.updated_at, EXCLUDED.updated_at)";
 
 const ADOPTABLE: &str = "
     SELECT model_id, state, phase FROM asynch_task

@@ -94,13 +94,15 @@ pub(in crate::store) async fn claim(
 ) -> Result<Claim, StoreError> {
     let mut transaction = pool.begin().await?;
     let sight = look(&mut transaction, vault, wants).await?;
-    let plan = Plan::new(wants, &sight);
-    let tasks = match plan.quotas() {
-        [] => Vec::new(),
-        quotas => take(&mut transaction, vault, node, quotas).await?,
-    };
+    let mut plan = Plan::new(wants, &sight);
+    let mut round = plan.round();
+    while !round.is_empty() {
+        let tasks = take(&mut transaction, vault, node, &round).await?;
+        plan.took(&round, tasks);
+        round = plan.round();
+    }
     transaction.commit().await?;
-    Ok(plan.claim(wants, tasks, &sight))
+    Ok(plan.claim(&sight))
 }
 
 /// Locks what is free, then reads limits and counts what runs: in this order, so that nothing that

@@ -88,7 +88,7 @@ const QUEUED_FOR_DELETED_MODELS: &str = "
     WHERE m.deleted_at IS NOT NULL
     LIMIT $1";
 
-/// Ids of UUIDv7 sort by creation, and the key begins with the tenant: no sorting, no other index.
+/// Ids of `UUIDv7` sort by creation, and the key begins with the tenant: no sorting, no other index.
 pub(in crate::store) async fn list_tasks(
     pool: &PgPool,
     tenant: TenantId,

@@ -59,7 +59,7 @@ const COUNT_CALLS: &str = "
         failure_count = failure_count + excluded.failure_count,
         total_seconds = total_seconds + excluded.total_seconds,
         result_bytes = result_bytes + excluded.result_bytes,
-        updated_at = excluded.updated_at";
+        updated_at = max(updated_at, excluded.updated_at)";
 
 const ADOPTABLE: &str = "
     SELECT model_id, state, phase FROM asynch_task

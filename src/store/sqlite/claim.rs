@@ -52,14 +52,19 @@ pub(in crate::store) async fn claim(
 ) -> Result<Claim, StoreError> {
     let mut transaction = begin(writer).await?;
     let sight = look(&mut transaction, vault, wants).await?;
-    let plan = Plan::new(wants, &sight);
+    let mut plan = Plan::new(wants, &sight);
     let now = now();
-    let mut tasks = Vec::new();
-    for quota in plan.quotas() {
-        tasks.extend(take(&mut transaction, vault, node, quota, now).await?);
+    let mut round = plan.round();
+    while !round.is_empty() {
+        let mut tasks = Vec::new();
+        for quota in &round {
+            tasks.extend(take(&mut transaction, vault, node, quota, now).await?);
+        }
+        plan.took(&round, tasks);
+        round = plan.round();
     }
     transaction.commit().await?;
-    Ok(plan.claim(wants, tasks, &sight))
+    Ok(plan.claim(&sight))
 }
 
 /// Reads limits and counts what runs.

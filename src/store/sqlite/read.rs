@@ -86,7 +86,7 @@ const QUEUED_FOR_DELETED_MODELS: &str = "
       AND t.tenant_id = i.tenant_id AND t.model_id = i.model_id AND t.state = 0 AND t.due_at IS NOT NULL
     LIMIT $1";
 
-/// Ids of UUIDv7 sort by creation, and the key begins with the tenant: no sorting, no other index.
+/// Ids of `UUIDv7` sort by creation, and the key begins with the tenant: no sorting, no other index.
 pub(in crate::store) async fn list_tasks(
     readers: &SqlitePool,
     tenant: TenantId,

@@ -38,94 +38,128 @@ pub(in crate::store) struct Quota {
     pub(in crate::store) timeout_seconds: i32,
 }
 
-/// One decision for each want, in order: how many tasks (which may be none), or why not.
+/// Shares the room out, first come first served, in rounds: what an empty lane leaves of its
+/// model's room over all tenants goes to the lanes after it. Without that there is one round.
 pub(in crate::store) struct Plan {
-    decisions: Vec<(Lane, Result<i64, LaneVerdict>)>,
-    quotas: Vec<Quota>,
+    shares: Vec<Share>,
+    /// Room over all tenants, of each model with a `totalConcurrency` that is locked.
+    left: HashMap<ModelId, i64>,
+    tasks: Vec<Running>,
+}
+
+/// The part of one want.
+struct Share {
+    want: Want,
+    /// Most that the lane's own limit allows, or why it gives nothing at all.
+    room: Result<i64, LaneVerdict>,
+    timeout_seconds: i32,
+    got: i64,
+    empty: bool,
 }
 
 impl Plan {
-    /// Shares the room out, first come first served.
+    /// What each want may have by its lane's own limit.
     pub(in crate::store) fn new(wants: &[Want], sight: &Sight) -> Plan {
-        let mut plan = Plan { decisions: Vec::with_capacity(wants.len()), quotas: Vec::new() };
-        let mut total = sight.total.clone();
         let mut seen = HashSet::new();
-        let mut left = MOST_CLAIMED as i64;
-        for want in wants {
-            let decision = match seen.insert(want.lane) {
-                true => room(want, left, sight, &mut total),
-                false => Err(LaneVerdict::Busy),
-            };
-            let most = decision.map_or(0, |(most, _)| most);
-            left -= most;
-            if let Ok((most @ 1.., model)) = decision {
-                let timeout_seconds = model.spec.timeout_seconds;
-                plan.quotas.push(Quota { lane: want.lane, since: want.since, most, timeout_seconds });
-            }
-            plan.decisions.push((want.lane, decision.map(|_| most)));
+        let share = |want: &Want| {
+            let room = if seen.insert(want.lane) { room(want, sight) } else { Err(LaneVerdict::Busy) };
+            let timeout_seconds = sight.open.get(&want.lane.model).map_or(0, |model| model.spec.timeout_seconds);
+            Share { want: *want, room, timeout_seconds, got: 0, empty: false }
+        };
+        let left = |(id, running): (&ModelId, &i64)| {
+            let model = sight.open.get(id).filter(|model| model.spec.total_concurrency > 0)?;
+            Some((*id, i64::from(model.spec.total_concurrency) - running))
+        };
+        Plan {
+            shares: wants.iter().map(share).collect(),
+            left: sight.total.iter().filter_map(left).collect(),
+            tasks: Vec::new(),
         }
-        plan
     }
 
-    /// The lanes to claim from.
-    pub(in crate::store) fn quotas(&self) -> &[Quota] {
-        &self.quotas
+    /// The lanes to claim from next; none when the room is shared out.
+    pub(in crate::store) fn round(&self) -> Vec<Quota> {
+        let mut left = self.left.clone();
+        let mut at_once = MOST_CLAIMED as i64;
+        let quota = |share: &Share| {
+            let room = share.room.ok().filter(|_| !share.empty)? - share.got;
+            let everywhere = left.get_mut(&share.want.lane.model);
+            let most = everywhere.as_deref().map_or(room, |everywhere| room.min(*everywhere)).min(at_once);
+            if most <= 0 {
+                return None;
+            }
+            at_once -= most;
+            if let Some(everywhere) = everywhere {
+                *everywhere -= most;
+            }
+            let Want { lane, since, .. } = share.want;
+            Some(Quota { lane, since, most, timeout_seconds: share.timeout_seconds })
+        };
+        self.shares.iter().filter_map(quota).collect()
     }
 
-    /// Puts what was claimed in order and gives the verdicts.
-    pub(in crate::store) fn claim(self, wants: &[Want], mut tasks: Vec<Running>, sight: &Sight) -> Claim {
-        let place: HashMap<Lane, usize> = wants.iter().enumerate().rev().map(|(n, want)| (want.lane, n)).collect();
-        tasks.sort_by_key(|task| (place.get(&task.lane).copied(), task.enqueue_at, task.key.id));
+    /// Takes in what a round gave.
+    pub(in crate::store) fn took(&mut self, round: &[Quota], tasks: Vec<Running>) {
         let mut got: HashMap<Lane, i64> = HashMap::new();
         for task in &tasks {
             *got.entry(task.lane).or_default() += 1;
+            if let Some(left) = self.left.get_mut(&task.lane.model) {
+                *left -= 1;
+            }
         }
-        let verdict = |((lane, decision), want): ((Lane, Result<i64, LaneVerdict>), &Want)| {
-            let got = got.get(&lane).copied().unwrap_or_default();
-            let verdict = match decision {
-                Err(verdict) => verdict,
-                Ok(quota) if got < quota => LaneVerdict::Empty,
-                Ok(quota) if quota < i64::from(want.most) => LaneVerdict::Full,
-                Ok(_) => LaneVerdict::More,
-            };
-            (lane, verdict)
-        };
-        let lanes = self.decisions.into_iter().zip(wants).map(verdict).collect();
-        let models = tasks
-            .iter()
-            .filter_map(|task| sight.open.get(&task.lane.model))
-            .map(|model| (model.id, Arc::clone(model)))
-            .collect();
-        Claim { tasks, models, lanes }
+        let asked: HashMap<Lane, i64> = round.iter().map(|quota| (quota.lane, quota.most)).collect();
+        for share in self.shares.iter_mut().filter(|share| share.room.is_ok()) {
+            let Some(asked) = asked.get(&share.want.lane) else { continue };
+            let got = got.get(&share.want.lane).copied().unwrap_or_default();
+            share.got += got;
+            share.empty = got < *asked;
+        }
+        self.tasks.extend(tasks);
+    }
+
+    /// Puts what was claimed in order and gives the verdicts.
+    pub(in crate::store) fn claim(mut self, sight: &Sight) -> Claim {
+        let places = self.shares.iter().enumerate().rev();
+        let place: HashMap<Lane, usize> = places.map(|(n, share)| (share.want.lane, n)).collect();
+        self.tasks.sort_by_key(|task| (place.get(&task.lane).copied(), task.enqueue_at, task.key.id));
+        let models = self.tasks.iter().filter_map(|task| sight.open.get(&task.lane.model));
+        Claim {
+            models: models.map(|model| (model.id, Arc::clone(model))).collect(),
+            lanes: self.shares.iter().map(|share| (share.want.lane, share.verdict())).collect(),
+            tasks: self.tasks,
+        }
     }
 }
 
-/// What `want` may have of the `left` tasks, taken off what its model has left over all tenants.
-fn room<'a>(
-    want: &Want,
-    left: i64,
-    sight: &'a Sight,
-    total: &mut HashMap<ModelId, i64>,
-) -> Result<(i64, &'a Model), LaneVerdict> {
+impl Share {
+    fn verdict(&self) -> LaneVerdict {
+        match self.room {
+            Err(verdict) => verdict,
+            Ok(_) if self.empty => LaneVerdict::Empty,
+            Ok(_) if self.got < i64::from(self.want.most) => LaneVerdict::Full,
+            Ok(_) => LaneVerdict::More,
+        }
+    }
+}
+
+/// What the lane's own limit leaves of the want.
+fn room(want: &Want, sight: &Sight) -> Result<i64, LaneVerdict> {
     let model = sight.open.get(&want.lane.model).ok_or(LaneVerdict::Closed)?;
     let running = sight.running.get(&want.lane).ok_or(LaneVerdict::Busy)?;
-    let most = left.min(i64::from(want.most));
-    let mut room = i64::from(model.spec.max_concurrency) - running;
-    if model.spec.total_concurrency == 0 {
-        return Ok((room.clamp(0, most), model));
+    if model.spec.total_concurrency > 0 && !sight.total.contains_key(&model.id) {
+        return Err(LaneVerdict::Busy);
     }
-    let everywhere = total.get_mut(&want.lane.model).ok_or(LaneVerdict::Busy)?;
-    room = room.min(i64::from(model.spec.total_concurrency) - *everywhere).clamp(0, most);
-    *everywhere += room;
-    Ok((room, model))
+    Ok((i64::from(model.spec.max_concurrency) - running).clamp(0, i64::from(want.most)))
 }
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
     use crate::{
         model::{ModelPatch, ModelSpec},
-        task::TenantId,
+        task::{Attempt, CallerHeaders, TaskId, TaskKey, TenantId, lifecycle::Phase},
     };
 
     fn lane(tenant: i64) -> Lane {
@@ -161,38 +195,90 @@ mod tests {
         }
     }
 
-    fn verdicts(wants: &[Want], sight: &Sight) -> Vec<Result<i64, LaneVerdict>> {
-        Plan::new(wants, sight).decisions.into_iter().map(|(_, decision)| decision).collect()
+    fn most(plan: &Plan) -> Vec<(i64, i64)> {
+        plan.round().iter().map(|quota| (quota.lane.tenant.0, quota.most)).collect()
+    }
+
+    fn verdicts(plan: Plan, sight: &Sight) -> Vec<LaneVerdict> {
+        plan.claim(sight).lanes.into_iter().map(|(_, verdict)| verdict).collect()
+    }
+
+    fn tasks(tenant: i64, count: usize) -> Vec<Running> {
+        let task = Running {
+            key: TaskKey { tenant: TenantId(tenant), id: TaskId(Uuid::nil()) },
+            lane: lane(tenant),
+            attempt: Attempt(1),
+            retry_count: 0,
+            lost_attempts: 0,
+            phase: Phase::Model,
+            creator: String::new(),
+            model_name: String::new(),
+            input_ref: String::new(),
+            request_payload: None,
+            caller_headers: CallerHeaders::default(),
+            traceparent: String::new(),
+            created_at: DateTime::<Utc>::UNIX_EPOCH,
+            enqueue_at: DateTime::<Utc>::UNIX_EPOCH,
+        };
+        vec![task; count]
     }
 
     #[test]
     fn a_lane_gives_up_to_its_limit() {
         let sight = sight(5, 0, &[3, 5, 9]);
-        assert_eq!(verdicts(&[want(1, 9), want(2, 9), want(3, 9)], &sight), [Ok(2), Ok(0), Ok(0)]);
-        assert_eq!(Plan::new(&[want(1, 1), want(2, 1)], &sight).quotas().len(), 1, "nothing is asked of a full lane");
+        let plan = Plan::new(&[want(1, 9), want(2, 9), want(3, 9)], &sight);
+        assert_eq!(most(&plan), [(1, 2)], "nothing is asked of a full lane");
+        assert_eq!(verdicts(plan, &sight), [LaneVerdict::Full; 3]);
     }
 
     #[test]
     fn lanes_share_the_limit_over_all_tenants_in_the_order_asked() {
         let sight = sight(5, 6, &[1, 1, 1]);
-        assert_eq!(verdicts(&[want(2, 2), want(1, 2), want(3, 2)], &sight), [Ok(2), Ok(1), Ok(0)]);
+        let mut plan = Plan::new(&[want(2, 2), want(1, 2), want(3, 2)], &sight);
+        let round = plan.round();
+        assert_eq!(most(&plan), [(2, 2), (1, 1)]);
+        plan.took(&round, [tasks(2, 2), tasks(1, 1)].concat());
+        assert!(plan.round().is_empty());
+        assert_eq!(verdicts(plan, &sight), [LaneVerdict::More, LaneVerdict::Full, LaneVerdict::Full]);
     }
 
     #[test]
-    fn a_claim_takes_no_more_than_its_most_over_all_lanes() {
+    fn what_an_empty_lane_leaves_goes_to_the_next() {
+        let sight = sight(5, 6, &[1, 1, 1]);
+        let mut plan = Plan::new(&[want(1, 9), want(2, 9), want(3, 1)], &sight);
+        let round = plan.round();
+        assert_eq!(most(&plan), [(1, 3)]);
+        plan.took(&round, tasks(1, 1));
+        let round = plan.round();
+        assert_eq!(most(&plan), [(2, 2)]);
+        plan.took(&round, Vec::new());
+        let round = plan.round();
+        assert_eq!(most(&plan), [(3, 1)]);
+        plan.took(&round, tasks(3, 1));
+        assert!(plan.round().is_empty());
+        assert_eq!(verdicts(plan, &sight), [LaneVerdict::Empty, LaneVerdict::Empty, LaneVerdict::More]);
+    }
+
+    #[test]
+    fn what_is_over_the_most_of_one_statement_is_left_to_the_next() {
         let sight = sight(1000, 0, &[0, 0, 0]);
-        let most = MOST_CLAIMED as i64;
-        assert_eq!(verdicts(&[want(1, 200), want(2, 200), want(3, 1)], &sight), [Ok(200), Ok(most - 200), Ok(0)]);
+        let most_at_once = MOST_CLAIMED as i64;
+        let mut plan = Plan::new(&[want(1, 200), want(2, 200), want(3, 1)], &sight);
+        let round = plan.round();
+        assert_eq!(most(&plan), [(1, 200), (2, most_at_once - 200)]);
+        plan.took(&round, [tasks(1, 200), tasks(2, MOST_CLAIMED - 200)].concat());
+        assert_eq!(most(&plan), [(2, 400 - most_at_once), (3, 1)]);
     }
 
     #[test]
     fn what_is_not_locked_is_busy_and_what_is_not_open_is_closed() {
         let mut sight = sight(5, 6, &[0]);
-        assert_eq!(verdicts(&[want(2, 1)], &sight), [Err(LaneVerdict::Busy)]);
-        assert_eq!(verdicts(&[want(1, 1), want(1, 1)], &sight), [Ok(1), Err(LaneVerdict::Busy)]);
+        let of = |wants: &[Want], sight: &Sight| verdicts(Plan::new(wants, sight), sight);
+        assert_eq!(of(&[want(2, 1)], &sight), [LaneVerdict::Busy]);
+        assert_eq!(of(&[want(1, 1), want(1, 1)], &sight)[1], LaneVerdict::Busy, "asked for twice");
         sight.total.clear();
-        assert_eq!(verdicts(&[want(1, 1)], &sight), [Err(LaneVerdict::Busy)]);
+        assert_eq!(of(&[want(1, 1)], &sight), [LaneVerdict::Busy]);
         sight.open.clear();
-        assert_eq!(verdicts(&[want(1, 1)], &sight), [Err(LaneVerdict::Closed)]);
+        assert_eq!(of(&[want(1, 1)], &sight), [LaneVerdict::Closed]);
     }
 }

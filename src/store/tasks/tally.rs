@@ -49,14 +49,15 @@ pub(in crate::store) struct Tally {
     pub(in crate::store) bytes: i64,
 }
 
-/// Adds up the calls of a batch. A stale writer's call was made too.
+/// Adds up the calls of a batch: those that changed their row. A stale writer's call is counted by
+/// whoever took the task from it, so that no call is counted twice.
 pub(in crate::store) fn tallies<'a>(
     transitions: &'a [Transition],
     outcomes: &[Outcome],
 ) -> BTreeMap<StatKey<'a>, Tally> {
     let mut tallies: BTreeMap<StatKey<'a>, Tally> = BTreeMap::new();
     for (transition, outcome) in transitions.iter().zip(outcomes) {
-        let Some(call) = transition.call().filter(|_| *outcome != Outcome::Repeated) else { continue };
+        let Some(call) = transition.call().filter(|_| *outcome == Outcome::Done) else { continue };
         let key = StatKey {
             day: call.day,
             tenant: transition.key().tenant.0,
@@ -144,13 +145,14 @@ mod tests {
     fn a_batch_is_cut_where_a_task_comes_up_again() {
         let batch = [1, 2, 1, 1, 3].map(dropped);
         assert_eq!(runs(&batch), [0..2, 2..3, 3..5]);
-        assert_eq!(runs(&batch[..2]), vec![0..2]);
+        assert_eq!(runs(&batch[..2]).len(), 1);
     }
 
     #[test]
-    fn calls_add_up_but_a_repeated_one_is_not_counted_again() {
-        let batch = [lost(true), lost(false), lost(true), dropped(1)];
-        let tallies = tallies(&batch, &[Outcome::Done, Outcome::Stale, Outcome::Repeated, Outcome::Done]);
+    fn calls_add_up_but_only_those_that_changed_their_row() {
+        let batch = [lost(true), lost(false), lost(true), lost(true), dropped(1)];
+        let outcomes = [Outcome::Done, Outcome::Done, Outcome::Stale, Outcome::Repeated, Outcome::Done];
+        let tallies = tallies(&batch, &outcomes);
         let tally = Tally { successes: 1, failures: 1, seconds: 3.0, bytes: 20 };
         assert_eq!(tallies.into_values().collect::<Vec<_>>(), [tally]);
     }

@@ -67,7 +67,7 @@ pub fn environment(db: &TestDb, address: &str, settings: &[(&str, &str)]) -> Vec
             }
         }
     }
-    all.retain(|(key, _)| settings.iter().all(|(other, _)| key != other));
+    all.retain(|(key, _)| !settings.iter().any(|(other, _)| other == key));
     all.extend(settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
     all.into_iter().map(|(key, value)| (format!("MODEL_ASYNCH__{}", key.replace('.', "__")), value)).collect()
 }

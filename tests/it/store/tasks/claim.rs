@@ -1,0 +1,173 @@
+//! Claims: in order, exactly within the limits, with a verdict for each lane.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use chrono::TimeDelta;
+use futures::future::join_all;
+use model_asynch::{
+    store::tasks::{LaneVerdict, Want},
+    task::{Attempt, Lane, TenantId, lifecycle, lifecycle::Phase, lifecycle::State},
+};
+
+use super::{Fixture, Limits, ROOMY, Raw, TENANT, TaskKey, distinct, ids, succeeded, verdicts, want};
+use crate::{
+    backend_test,
+    support::backend::{Kind, TestDb, on},
+};
+
+backend_test!(a_claim_takes_the_oldest_of_each_lane_in_the_order_asked, async |db: &TestDb| {
+    let fixture = Fixture::open(db).await;
+    let (first, second) = (fixture.lane(ROOMY).await, fixture.lane(ROOMY).await);
+    let (in_first, in_second) = (fixture.queue(first, 3).await, fixture.queue(second, 3).await);
+    let claim = fixture.store.claim(fixture.node, &[want(second, 2), want(first, 5)]).await.unwrap();
+    assert_eq!(ids(&claim), [&in_second[..2], &in_first[..]].concat());
+    assert_eq!(verdicts(&claim), [LaneVerdict::More, LaneVerdict::Empty]);
+    assert_eq!(distinct(claim.models.keys().copied()), distinct([first.model, second.model]));
+    assert_eq!(claim.models[&first.model].spec.timeout_seconds, 100);
+
+    let task = &claim.tasks[0];
+    assert_eq!((task.attempt, task.phase, task.lane), (Attempt(1), Phase::Model, second));
+    let row = fixture.task(task.key).await;
+    assert_eq!(row.state, State::Running);
+    assert!(row.started_at >= Some(row.created_at));
+    assert!(fixture.store.claim(fixture.node, &[]).await.unwrap().lanes.is_empty());
+});
+
+backend_test!(every_claim_of_a_task_gets_the_next_attempt, async |db: &TestDb| {
+    let fixture = Fixture::open(db).await;
+    let lane = fixture.lane(ROOMY).await;
+    fixture.queue(lane, 1).await;
+    for n in 1..=3 {
+        let task = fixture.claim_one(lane).await;
+        assert_eq!(task.attempt, Attempt(n));
+        fixture.done(lifecycle::handed_back(&task, None)).await;
+    }
+});
+
+backend_test!(the_cursor_leaves_out_what_was_queued_before, async |db: &TestDb| {
+    let fixture = Fixture::open(db).await;
+    let lane = fixture.lane(ROOMY).await;
+    let tasks = fixture.queue(lane, 3).await;
+    let middle = fixture.task(TaskKey { tenant: TENANT, id: tasks[1] }).await.enqueue_at;
+    let claim_since = async |since| {
+        let wants = [Want { since: Some(since), ..want(lane, 9) }];
+        ids(&fixture.store.claim(fixture.node, &wants).await.unwrap())
+    };
+    assert_eq!(claim_since(middle).await, tasks[1..]);
+    assert!(claim_since(middle).await.is_empty());
+    assert_eq!(claim_since(middle - TimeDelta::hours(1)).await, tasks[..1]);
+});
+
+backend_test!(a_full_lane_gives_nothing_and_says_so, async |db: &TestDb| {
+    let fixture = Fixture::open(db).await;
+    let lane = fixture.lane(Limits { max: 2, ..ROOMY }).await;
+    fixture.queue(lane, 4).await;
+    let claim = fixture.claim(lane, 3).await;
+    assert_eq!((claim.tasks.len(), verdicts(&claim)), (2, vec![LaneVerdict::Full]));
+    assert_eq!(verdicts(&fixture.claim(lane, 1).await), [LaneVerdict::Full]);
+    fixture.done(succeeded(&claim.tasks[0])).await;
+    let claim = fixture.claim(lane, 1).await;
+    assert_eq!((claim.tasks.len(), verdicts(&claim)), (1, vec![LaneVerdict::More]));
+});
+
+backend_test!(an_upload_takes_no_room_from_calls, async |db: &TestDb| {
+    let fixture = Fixture::open(db).await;
+    let lane = fixture.lane(Limits { max: 1, ..ROOMY }).await;
+    fixture.queue(lane, 2).await;
+    let task = fixture.claim_one(lane).await;
+    fixture.done(lifecycle::parked(&task, "a".into(), None, None)).await;
+    assert_eq!(fixture.claim(lane, 1).await.tasks.len(), 1);
+});
+
+backend_test!(closed_models_keep_their_tasks_and_others_go_on, async |db: &TestDb| {
+    let fixture = Fixture::open(db).await;
+    let (disabled, deleted, sealed, open) =
+        (fixture.lane(ROOMY).await, fixture.lane(ROOMY).await, fixture.lane(ROOMY).await, fixture.lane(ROOMY).await);
+    let lanes = [disabled, deleted, sealed, open];
+    for lane in lanes {
+        fixture.queue(lane, 1).await;
+    }
+    fixture.raw.run(&format!("UPDATE asynch_models SET enabled = 0 WHERE id = {}", disabled.model)).await;
+    fixture.delete_model(deleted.model).await;
+    let unreadable = format!("UPDATE asynch_models SET api_key = 'sealed:v1:AAAA' WHERE id = {}", sealed.model);
+    fixture.raw.run(&unreadable).await;
+    let claim = fixture.store.claim(fixture.node, &lanes.map(|lane| want(lane, 1))).await.unwrap();
+    assert_eq!(
+        verdicts(&claim),
+        [LaneVerdict::Closed, LaneVerdict::Closed, LaneVerdict::Closed, LaneVerdict::More],
+        "one secret that cannot be read closes one lane"
+    );
+    assert_eq!(claim.tasks.len(), 1);
+});
+
+backend_test!(many_claimers_never_exceed_a_lanes_limit, async |db: &TestDb| {
+    let fixture = Fixture::open(db).await;
+    let lane = fixture.lane(Limits { max: 5, ..ROOMY }).await;
+    fixture.queue(lane, 100).await;
+    let running = format!("SELECT count(*) FROM asynch_task WHERE state = 1 AND model_id = {}", lane.model);
+    assert_eq!(contend(&fixture, db, &[lane], &running, 5).await, 100);
+});
+
+backend_test!(many_claimers_never_exceed_a_models_limit_over_all_tenants, async |db: &TestDb| {
+    let fixture = Fixture::open(db).await;
+    let model = fixture.model(Limits { max: 4, total: 6, ..ROOMY }).await;
+    let lanes = [1, 2, 3].map(|tenant| Lane { model, tenant: TenantId(tenant) });
+    for lane in lanes {
+        fixture.queue(lane, 40).await;
+    }
+    let running = format!("SELECT count(*) FROM asynch_task WHERE state = 1 AND model_id = {model}");
+    assert_eq!(contend(&fixture, db, &lanes, &running, 6).await, 120);
+});
+
+/// Two nodes claim and finish until nothing is left, while somebody keeps counting; returns how
+/// many tasks were claimed.
+async fn contend(fixture: &Fixture, db: &TestDb, lanes: &[Lane], running: &str, limit: i64) -> usize {
+    let second = fixture.second(db).await;
+    let claimed = AtomicUsize::new(0);
+    let wants: Vec<Want> = lanes.iter().map(|lane| want(*lane, 10)).collect();
+    let all = fixture.raw.number("SELECT count(*) FROM asynch_task WHERE state = 0").await as usize;
+    let claimer = async |store: &model_asynch::store::Store| {
+        let node = model_asynch::clock::node_id();
+        while claimed.load(Ordering::Relaxed) < all {
+            let claim = store.claim(node, &wants).await.unwrap();
+            claimed.fetch_add(claim.tasks.len(), Ordering::Relaxed);
+            assert!(fixture.raw.number(running).await <= limit);
+            join_all(claim.tasks.iter().map(|task| fixture.done(succeeded(task)))).await;
+        }
+    };
+    let stores = [&fixture.store, &second, &fixture.store, &second, &fixture.store, &second];
+    join_all(stores.map(claimer)).await;
+    claimed.into_inner()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lane_that_somebody_is_claiming_from_is_busy() {
+    on(Kind::Postgres, async |db| {
+        let fixture = Fixture::open(db).await;
+        let (taken, free) = (fixture.lane(ROOMY).await, fixture.lane(ROOMY).await);
+        fixture.queue(taken, 1).await;
+        fixture.queue(free, 1).await;
+        let Raw::Postgres(pool) = &fixture.raw else { unreachable!() };
+        let mut other = pool.begin().await.unwrap();
+        let lock = "SELECT 1 FROM asynch_lane_out WHERE model_id = $1 FOR UPDATE";
+        sqlx::query(lock).bind(taken.model.0).execute(&mut *other).await.unwrap();
+        let claim = fixture.store.claim(fixture.node, &[want(taken, 1), want(free, 1)]).await.unwrap();
+        assert_eq!(verdicts(&claim), [LaneVerdict::Busy, LaneVerdict::More]);
+        other.rollback().await.unwrap();
+        assert_eq!(verdicts(&fixture.claim(taken, 1).await), [LaneVerdict::More]);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lane_without_a_row_can_be_claimed_from_the_second_time() {
+    on(Kind::Postgres, async |db| {
+        let fixture = Fixture::open(db).await;
+        let lane = fixture.lane(ROOMY).await;
+        fixture.queue(lane, 1).await;
+        fixture.raw.run("DELETE FROM asynch_lane_out").await;
+        assert_eq!(verdicts(&fixture.claim(lane, 1).await), [LaneVerdict::Busy]);
+        assert_eq!(verdicts(&fixture.claim(lane, 1).await), [LaneVerdict::More]);
+    })
+    .await;
+}
