@@ -55,25 +55,37 @@ impl Cleaner {
         }
     }
 
-    /// Cleans until `stop`.
-    pub async fn run(mut self, stop: CancellationToken) {
-        let mut pace = Pace::new("cleaner", self.interval);
-        while pace.wait(&stop).await {
-            let outcome = self.tick().await;
-            pace.ticked(outcome);
+    /// Cleans until `stop`. Retries and rescues have a pace of their own, so that neither a duty
+    /// that fails or takes long nor its back-off keeps a task waiting.
+    pub async fn run(self, stop: CancellationToken) {
+        tokio::join!(self.requeue(&stop), self.rescue(&stop), self.tidy(&stop));
+    }
+
+    async fn requeue(&self, stop: &CancellationToken) {
+        let mut pace = Pace::new("requeueing", self.interval);
+        while pace.wait(stop).await {
+            pace.ticked(requeue::tick(self).await);
         }
     }
 
-    /// One round of every duty. One that fails does not keep the others from their work; the first
-    /// error is returned.
-    async fn tick(&mut self) -> Result<Swept, StoreError> {
-        let rounds = [
-            requeue::tick(self).await,
-            rescue::tick(self).await,
-            expire::queued_too_long(self).await,
-            expire::model_deleted(self).await,
-            purge::tick(self).await,
-        ];
+    async fn rescue(&self, stop: &CancellationToken) {
+        let mut pace = Pace::new("rescuing", self.interval);
+        let mut rescue = self.rescue.clone();
+        while pace.wait(stop).await {
+            pace.ticked(rescue.tick(self).await);
+        }
+    }
+
+    async fn tidy(&self, stop: &CancellationToken) {
+        let mut pace = Pace::new("tidying", self.interval);
+        while pace.wait(stop).await {
+            pace.ticked(self.tidy_once().await);
+        }
+    }
+
+    /// One that fails does not keep the others from their work; the first error is returned.
+    async fn tidy_once(&self) -> Result<Swept, StoreError> {
+        let rounds = [expire::queued_too_long(self).await, expire::model_deleted(self).await, purge::tick(self).await];
         let mut swept = Swept::All;
         for round in rounds {
             if round? == Swept::More {

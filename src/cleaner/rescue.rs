@@ -19,6 +19,7 @@ use crate::{
 
 /// When this cleaner may declare others dead. After an outage of the database everybody's lease
 /// looks old; live nodes need time to renew it first.
+#[derive(Clone)]
 pub(super) struct Rescue {
     lease: Duration,
     /// A pause between two good rounds that is longer than this counts as an outage.
@@ -36,6 +37,33 @@ impl Rescue {
         Rescue { lease, outage: lease / 2 + interval, last_good: now, not_before }
     }
 
+    /// One round.
+    pub(super) async fn tick(&mut self, cleaner: &Cleaner) -> Result<Swept, StoreError> {
+        cleaner.store.ping().await?;
+        if !self.may_bury() {
+            return Ok(Swept::All);
+        }
+        // Their rows first: a node that is only slow must not renew what we are about to take from it.
+        for node in cleaner.store.bury_dead_nodes().await? {
+            warn!(node = %node, "a node let its lease run out; its tasks go back to the queue");
+        }
+        let abandoned = cleaner.store.abandoned(BATCH).await?;
+        let transitions: Vec<Transition> = abandoned
+            .iter()
+            .map(|task| lifecycle::lease_lost(task, cleaner.max_lost, lost_call(task, cleaner.stat_zone)))
+            .collect();
+        let applied = cleaner.store.apply_all(&transitions).await?;
+        for ((task, transition), _) in
+            abandoned.iter().zip(&transitions).zip(applied).filter(|(_, a)| *a == Applied::Done)
+        {
+            warn!(task_id = %task.key.id, tenant_id = %task.key.tenant, model_name = task.model_name,
+                attempt = task.attempt.0, state = transition.to().number(), "an attempt was lost with its worker");
+        }
+        let rewound = transitions.iter().filter(|transition| transition.rewinds_lane());
+        cleaner.wake.send(rewound.map(|transition| WakeUp { lane: transition.lane(), rewind: true }));
+        Ok(swept(transitions.len()))
+    }
+
     /// Whether it may; called once in each round that reaches the database.
     fn may_bury(&mut self) -> bool {
         let now = clock::tick();
@@ -46,31 +74,6 @@ impl Rescue {
         self.last_good = now;
         now >= self.not_before
     }
-}
-
-pub(super) async fn tick(cleaner: &mut Cleaner) -> Result<Swept, StoreError> {
-    cleaner.store.ping().await?;
-    if !cleaner.rescue.may_bury() {
-        return Ok(Swept::All);
-    }
-    // Their rows first: a node that is only slow must not renew what we are about to take from it.
-    for node in cleaner.store.bury_dead_nodes().await? {
-        warn!(node = %node, "a node let its lease run out; its tasks go back to the queue");
-    }
-    let abandoned = cleaner.store.abandoned(BATCH).await?;
-    let transitions: Vec<Transition> = abandoned
-        .iter()
-        .map(|task| lifecycle::lease_lost(task, cleaner.max_lost, lost_call(task, cleaner.stat_zone)))
-        .collect();
-    let applied = cleaner.store.apply_all(&transitions).await?;
-    for ((task, transition), _) in abandoned.iter().zip(&transitions).zip(applied).filter(|(_, a)| *a == Applied::Done)
-    {
-        warn!(task_id = %task.key.id, tenant_id = %task.key.tenant, model_name = task.model_name,
-            attempt = task.attempt.0, state = transition.to().number(), "an attempt was lost with its worker");
-    }
-    let rewound = transitions.iter().filter(|transition| transition.rewinds_lane());
-    cleaner.wake.send(rewound.map(|transition| WakeUp { lane: transition.lane(), rewind: true }));
-    Ok(swept(transitions.len()))
 }
 
 /// The call of a lost attempt was made, but nobody saw its end.

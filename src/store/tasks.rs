@@ -320,8 +320,8 @@ impl Store {
         within(rows).await
     }
 
-    /// Claimable tasks whose place in the queue is older than `age`. Those that rest before a
-    /// retry are found when their rest is over.
+    /// Claimable tasks that have been queued for longer than `age` since they came, or came back.
+    /// Those that rest before a retry are found when their rest is over.
     ///
     /// # Errors
     /// Where the database is out of reach or a row cannot be read.

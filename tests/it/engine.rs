@@ -105,3 +105,40 @@ async fn a_lease_is_renewed_again_after_its_connection_went_silent() {
     })
     .await;
 }
+
+backend_test!(a_retry_is_not_charged_for_the_time_before_it_came_back, async |db: &TestDb| {
+    let app = TestApp::with(db, &[("worker.queueTimeout", "1s")]).await;
+    let model = FakeModel::start(|_, before| match before {
+        0 => Reply::After(Duration::from_millis(1500), Box::new(Reply::Status(500, Vec::new(), String::new()))),
+        _ => Reply::Body("text/plain", "ok".into()),
+    })
+    .await;
+    app.api.create_model("m", &model.url, &json!({ "retryTimes": 1 })).await;
+    let task = app.api.create_task("m", &Value::Null).await;
+    let task = app.api.until(&task, &[2, 3]).await;
+    assert_eq!(task["state"], 2, "{task}");
+    app.stop().await;
+});
+
+backend_test!(lost_tasks_are_rescued_while_another_duty_of_the_cleaner_fails, async |db: &TestDb| {
+    let app = TestApp::with(db, &[("worker.leaseSeconds", "5")]).await;
+    let model = FakeModel::echo().await;
+    let id = app.api.create_model("m", &model.url, &json!({})).await;
+    let ids = create_tasks(&app.api, "m", 4).await;
+    for task in &ids {
+        app.api.until(task, &[2]).await;
+    }
+    app.api.put("/model/updateModel", &json!({ "id": id, "enabled": 0 })).await.data();
+    let mut raw = Raw::connect(db).await;
+    raw.execute("DROP TABLE asynch_lane_in").await;
+    for task in &ids {
+        // One after the other: the failing duty backs off further each time.
+        raw.execute(format!(
+            "UPDATE asynch_task SET state = 1, finished_at = NULL, deadline_at = created_at, \
+             owner = '0192aaaa-0000-7000-8000-000000000001' WHERE task_id = '{task}'"
+        ))
+        .await;
+        app.api.until(task, &[0]).await;
+    }
+    app.stop().await;
+});

@@ -62,12 +62,15 @@ const ABANDONED: &str = "
     FROM limits l JOIN asynch_task t ON t.state = 1 AND t.owner = l.owner AND t.deadline_at < l.before
     LIMIT $2";
 
+/// A task that came back keeps an old place, but has waited only since then: nothing else changes
+/// a queued row.
 const QUEUED_LONGER_THAN: &str = concat!(
     lanes!(),
     " SELECT w.* FROM lanes l CROSS JOIN LATERAL (
         SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.model_name FROM asynch_task t
         WHERE t.tenant_id = l.tenant_id AND t.model_id = l.model_id AND t.state = 0 AND t.due_at IS NULL
           AND t.enqueue_at < now() - $1 * interval '1 microsecond'
+          AND t.updated_at < now() - $1 * interval '1 microsecond'
         ORDER BY t.enqueue_at, t.task_id LIMIT $2) w
     LIMIT $2"
 );
@@ -114,7 +117,7 @@ pub(in crate::store) async fn abandoned(pool: &PgPool, most: u32) -> Result<Vec<
     rows.iter().map(read_abandoned).collect()
 }
 
-/// Claimable tasks whose place in the queue is older than `age`.
+/// Claimable tasks that have been queued for longer than `age`.
 pub(in crate::store) async fn queued_longer_than(
     pool: &PgPool,
     age: Duration,

@@ -62,12 +62,14 @@ const ABANDONED: &str = "
     FROM limits l CROSS JOIN asynch_task t WHERE t.state = 1 AND t.owner = l.owner AND t.deadline_at < l.before
     LIMIT $3";
 
+/// A task that came back keeps an old place, but has waited only since then: nothing else changes
+/// a queued row.
 const QUEUED_LONGER_THAN: &str = concat!(
     lanes!(),
     " SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.model_name
       FROM lanes l CROSS JOIN asynch_task t
       WHERE t.tenant_id = l.tenant_id AND t.model_id = l.model_id AND t.state = 0 AND t.due_at IS NULL
-        AND t.enqueue_at < $1
+        AND t.enqueue_at < $1 AND t.updated_at < $1
       LIMIT $2"
 );
 
@@ -114,7 +116,7 @@ pub(in crate::store) async fn abandoned(readers: &SqlitePool, most: u32) -> Resu
     rows.iter().map(read_abandoned).collect()
 }
 
-/// Claimable tasks whose place in the queue is older than `age`.
+/// Claimable tasks that have been queued for longer than `age`.
 pub(in crate::store) async fn queued_longer_than(
     readers: &SqlitePool,
     age: Duration,
