@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// How long a part may take to stop, besides what it is known to wait for.
-const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A running service.
 pub struct App {

@@ -265,6 +265,31 @@ impl fmt::Display for Lane {
 }
 
 #[cfg(test)]
+pub(crate) mod sample {
+    use super::*;
+
+    /// A task that was just claimed for the first time; tests change what they are about.
+    pub(crate) fn running() -> Running {
+        Running {
+            key: TaskKey { tenant: TenantId(7), id: TaskId(Uuid::nil()) },
+            lane: Lane { model: ModelId(3), tenant: TenantId(7) },
+            attempt: Attempt(1),
+            retry_count: 0,
+            lost_attempts: 0,
+            phase: Phase::Model,
+            creator: "ann".to_owned(),
+            model_name: "tts".to_owned(),
+            input_ref: String::new(),
+            request_payload: None,
+            caller_headers: CallerHeaders::default(),
+            traceparent: String::new(),
+            created_at: DateTime::<Utc>::UNIX_EPOCH,
+            enqueue_at: DateTime::<Utc>::UNIX_EPOCH,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -28,6 +28,8 @@ CREATE TABLE asynch_models (
 );
 CREATE UNIQUE INDEX uk_asynch_models_tenant_model_name ON asynch_models (tenant_id, model_name) WHERE deleted_at IS NULL;
 
+CREATE INDEX ix_asynch_models_deleted ON asynch_models (id) WHERE deleted_at IS NOT NULL;
+
 CREATE TABLE asynch_task (
     id              INTEGER PRIMARY KEY,
     tenant_id       INTEGER       NOT NULL DEFAULT 0,

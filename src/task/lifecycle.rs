@@ -346,32 +346,16 @@ impl Transition {
 
 #[cfg(test)]
 mod tests {
-    use chrono::{DateTime, Utc};
     use uuid::Uuid;
 
     use super::*;
-    use crate::task::{CallerHeaders, FailureKind, ModelId, TaskId, TenantId};
+    use crate::task::{FailureKind, ModelId, TaskId, TenantId, sample};
 
     const LANE: Lane = Lane { model: ModelId(3), tenant: TenantId(7) };
     const KEY: TaskKey = TaskKey { tenant: TenantId(7), id: TaskId(Uuid::nil()) };
 
     fn running(phase: Phase) -> Running {
-        Running {
-            key: KEY,
-            lane: LANE,
-            attempt: Attempt(4),
-            retry_count: 1,
-            lost_attempts: 0,
-            phase,
-            creator: "ann".into(),
-            model_name: "tts".into(),
-            input_ref: String::new(),
-            request_payload: None,
-            caller_headers: CallerHeaders::default(),
-            traceparent: String::new(),
-            created_at: DateTime::<Utc>::UNIX_EPOCH,
-            enqueue_at: DateTime::<Utc>::UNIX_EPOCH,
-        }
+        Running { attempt: Attempt(4), retry_count: 1, phase, ..sample::running() }
     }
 
     fn abandoned(lost_attempts: i32) -> Abandoned {

@@ -64,29 +64,11 @@ fn jitter(dice: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use chrono::{DateTime, Utc};
-    use uuid::Uuid;
-
     use super::*;
-    use crate::task::{Attempt, CallerHeaders, Lane, ModelId, TaskId, TaskKey, TenantId, lifecycle::Phase};
+    use crate::task::sample;
 
     fn task(retry_count: i32) -> Running {
-        Running {
-            key: TaskKey { tenant: TenantId(1), id: TaskId(Uuid::nil()) },
-            lane: Lane { model: ModelId(1), tenant: TenantId(1) },
-            attempt: Attempt(1),
-            retry_count,
-            lost_attempts: 0,
-            phase: Phase::Model,
-            creator: String::new(),
-            model_name: String::new(),
-            input_ref: String::new(),
-            request_payload: None,
-            caller_headers: CallerHeaders::default(),
-            traceparent: String::new(),
-            created_at: DateTime::<Utc>::UNIX_EPOCH,
-            enqueue_at: DateTime::<Utc>::UNIX_EPOCH,
-        }
+        Running { retry_count, ..sample::running() }
     }
 
     fn failure(kind: FailureKind, retry_after: Option<u64>) -> Failure {

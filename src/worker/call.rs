@@ -237,28 +237,11 @@ fn failure(kind: FailureKind, message: impl Into<String>) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use uuid::Uuid;
-
     use super::*;
-    use crate::task::{Attempt, CallerHeaders, Lane, ModelId, TaskId, TaskKey, TenantId, lifecycle::Phase};
+    use crate::task::sample;
 
     fn task(payload: Option<&str>, input_ref: &str) -> Running {
-        Running {
-            key: TaskKey { tenant: TenantId(1), id: TaskId(Uuid::nil()) },
-            lane: Lane { model: ModelId(1), tenant: TenantId(1) },
-            attempt: Attempt(1),
-            retry_count: 0,
-            lost_attempts: 0,
-            phase: Phase::Model,
-            creator: String::new(),
-            model_name: String::new(),
-            input_ref: input_ref.to_owned(),
-            request_payload: payload.map(str::to_owned),
-            caller_headers: CallerHeaders::default(),
-            traceparent: String::new(),
-            created_at: DateTime::<Utc>::UNIX_EPOCH,
-            enqueue_at: DateTime::<Utc>::UNIX_EPOCH,
-        }
+        Running { input_ref: input_ref.to_owned(), request_payload: payload.map(str::to_owned), ..sample::running() }
     }
 
     #[test]

@@ -96,6 +96,8 @@ impl Run {
                 warn!(error, "the parked result is gone, the model will be called again");
                 let call = self.uncounted.take();
                 self.end_with(lifecycle::result_gone(&self.task, error, call)).await;
+                // A damaged file would be adopted again and again.
+                self.discard(&parked).await;
             }
             Uploaded::GivenUp(error) => {
                 warn!(error, "gave up uploading the result");

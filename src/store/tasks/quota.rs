@@ -154,12 +154,10 @@ fn room(want: &Want, sight: &Sight) -> Result<i64, LaneVerdict> {
 
 #[cfg(test)]
 mod tests {
-    use uuid::Uuid;
-
     use super::*;
     use crate::{
         model::{ModelPatch, ModelSpec},
-        task::{Attempt, CallerHeaders, TaskId, TaskKey, TenantId, lifecycle::Phase},
+        task::{TenantId, sample},
     };
 
     fn lane(tenant: i64) -> Lane {
@@ -204,22 +202,7 @@ mod tests {
     }
 
     fn tasks(tenant: i64, count: usize) -> Vec<Running> {
-        let task = Running {
-            key: TaskKey { tenant: TenantId(tenant), id: TaskId(Uuid::nil()) },
-            lane: lane(tenant),
-            attempt: Attempt(1),
-            retry_count: 0,
-            lost_attempts: 0,
-            phase: Phase::Model,
-            creator: String::new(),
-            model_name: String::new(),
-            input_ref: String::new(),
-            request_payload: None,
-            caller_headers: CallerHeaders::default(),
-            traceparent: String::new(),
-            created_at: DateTime::<Utc>::UNIX_EPOCH,
-            enqueue_at: DateTime::<Utc>::UNIX_EPOCH,
-        };
+        let task = Running { lane: lane(tenant), ..sample::running() };
         vec![task; count]
     }
 
