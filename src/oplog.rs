@@ -76,7 +76,7 @@ const SECRETS: [&str; 13] = [
 ];
 
 /// One row of `asynch_op_log`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct OpLog {
     /// Number of the row; 0 before it is written.
     pub id: i64,
@@ -114,38 +114,12 @@ pub struct OpLog {
     pub response_payload: Option<String>,
 }
 
-/// One changing call as the API saw it: an [`OpLog`] whose bodies are still raw. The writer masks
-/// and shortens them, so that no caller waits for that.
+/// One changing call as the API saw it: its row without the bodies, and those still raw. The writer
+/// masks and shortens them, so that no caller waits for that.
 #[derive(Debug, Clone)]
 pub struct OpRecord {
-    /// See [`OpLog::tenant`].
-    pub tenant: TenantId,
-    /// See [`OpLog::creator`].
-    pub creator: String,
-    /// See [`OpLog::created_at`].
-    pub created_at: DateTime<Utc>,
-    /// See [`OpLog::ip`].
-    pub ip: String,
-    /// See [`OpLog::user_agent`].
-    pub user_agent: String,
-    /// See [`OpLog::api_path`].
-    pub api_path: String,
-    /// See [`OpLog::http_method`].
-    pub http_method: String,
-    /// See [`OpLog::biz_name`].
-    pub biz_name: String,
-    /// See [`OpLog::model_name`].
-    pub model_name: String,
-    /// See [`OpLog::task_id`].
-    pub task_id: String,
-    /// See [`OpLog::op_type`].
-    pub op_type: String,
-    /// See [`OpLog::success`].
-    pub success: bool,
-    /// See [`OpLog::error_msg`].
-    pub error_msg: String,
-    /// See [`OpLog::cost_ms`].
-    pub cost_ms: i64,
+    /// The row; its number and payloads are filled in later.
+    pub row: OpLog,
     /// The request's body as it came in (or its query as JSON); empty if there was none.
     pub request: Bytes,
     /// The answer's body as it went out; empty if there was none.
@@ -341,17 +315,18 @@ impl Drops {
 impl OpRecord {
     /// This record with texts as long as their columns and no body that will not be kept anyway.
     fn bounded(mut self) -> OpRecord {
+        let row = &mut self.row;
         let texts = [
-            (&mut self.creator, 64),
-            (&mut self.ip, 64),
-            (&mut self.user_agent, 256),
-            (&mut self.api_path, 256),
-            (&mut self.http_method, 16),
-            (&mut self.biz_name, 128),
-            (&mut self.model_name, 128),
-            (&mut self.task_id, 64),
-            (&mut self.op_type, 64),
-            (&mut self.error_msg, MAX_ERROR),
+            (&mut row.creator, 64),
+            (&mut row.ip, 64),
+            (&mut row.user_agent, 256),
+            (&mut row.api_path, 256),
+            (&mut row.http_method, 16),
+            (&mut row.biz_name, 128),
+            (&mut row.model_name, 128),
+            (&mut row.task_id, 64),
+            (&mut row.op_type, 64),
+            (&mut row.error_msg, MAX_ERROR),
         ];
         for (text, width) in texts {
             cut(text, width);
@@ -366,17 +341,18 @@ impl OpRecord {
 
     /// Bytes it takes while it waits.
     fn size(&self) -> u32 {
+        let row = &self.row;
         let texts = [
-            &self.creator,
-            &self.ip,
-            &self.user_agent,
-            &self.api_path,
-            &self.http_method,
-            &self.biz_name,
-            &self.model_name,
-            &self.task_id,
-            &self.op_type,
-            &self.error_msg,
+            &row.creator,
+            &row.ip,
+            &row.user_agent,
+            &row.api_path,
+            &row.http_method,
+            &row.biz_name,
+            &row.model_name,
+            &row.task_id,
+            &row.op_type,
+            &row.error_msg,
         ];
         let bytes = texts.iter().map(|text| text.len()).sum::<usize>() + self.request.len() + self.response.len();
         u32::try_from(bytes).unwrap_or(u32::MAX)
@@ -384,25 +360,7 @@ impl OpRecord {
 
     /// The row to write, bodies masked.
     fn into_log(self) -> OpLog {
-        OpLog {
-            id: 0,
-            tenant: self.tenant,
-            creator: self.creator,
-            created_at: self.created_at,
-            ip: self.ip,
-            user_agent: self.user_agent,
-            api_path: self.api_path,
-            http_method: self.http_method,
-            biz_name: self.biz_name,
-            model_name: self.model_name,
-            task_id: self.task_id,
-            op_type: self.op_type,
-            success: self.success,
-            error_msg: self.error_msg,
-            cost_ms: self.cost_ms,
-            request_payload: masked_json(&self.request),
-            response_payload: masked_json(&self.response),
-        }
+        OpLog { request_payload: masked_json(&self.request), response_payload: masked_json(&self.response), ..self.row }
     }
 }
 
@@ -503,24 +461,9 @@ mod tests {
     }
 
     fn record(body: &str) -> OpRecord {
-        OpRecord {
-            tenant: TenantId(7),
-            creator: "ann".into(),
-            created_at: clock::now(),
-            ip: "127.0.0.1".into(),
-            user_agent: "test".into(),
-            api_path: "/task/createTask".into(),
-            http_method: "POST".into(),
-            biz_name: String::new(),
-            model_name: "tts".into(),
-            task_id: String::new(),
-            op_type: "createTask".into(),
-            success: true,
-            error_msg: String::new(),
-            cost_ms: 1,
-            request: Bytes::copy_from_slice(body.as_bytes()),
-            response: Bytes::new(),
-        }
+        let row =
+            OpLog { tenant: TenantId(7), creator: "ann".into(), op_type: "createTask".into(), ..OpLog::default() };
+        OpRecord { row, request: Bytes::copy_from_slice(body.as_bytes()), response: Bytes::new() }
     }
 
     #[test]
@@ -588,11 +531,13 @@ mod tests {
     fn a_record_is_bounded_before_it_waits() {
         let long = "日".repeat(10_000);
         let mut record = record(&"x".repeat(MAX_BODY + 1));
-        for text in [&mut record.creator, &mut record.biz_name, &mut record.user_agent, &mut record.error_msg] {
+        for text in
+            [&mut record.row.creator, &mut record.row.biz_name, &mut record.row.user_agent, &mut record.row.error_msg]
+        {
             text.clone_from(&long);
         }
         let record = record.bounded();
-        let lengths = [&record.creator, &record.biz_name, &record.user_agent, &record.error_msg];
+        let lengths = [&record.row.creator, &record.row.biz_name, &record.row.user_agent, &record.row.error_msg];
         assert_eq!(lengths.map(|text| text.chars().count()), [64, 128, 256, MAX_ERROR]);
         assert!(record.size() < 16_384, "{}", record.size());
         let row = record.into_log();

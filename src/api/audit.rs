@@ -24,7 +24,7 @@ use crate::{
     caller::Caller,
     clock,
     config::Auth,
-    oplog::{OpLogger, OpRecord},
+    oplog::{OpLog, OpLogger, OpRecord},
     task::{TaskId, TenantId},
 };
 
@@ -50,7 +50,7 @@ struct Entry {
     log: OpLogger,
     notes: Notes,
     started: Instant,
-    row: Option<OpRecord>,
+    record: Option<OpRecord>,
 }
 
 /// Layer, behind `auth::identify`.
@@ -108,7 +108,7 @@ impl Notes {
 impl Entry {
     fn begin(api: &ApiState, caller: &Caller, notes: Notes, request: &Request) -> Entry {
         let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
-        let row = OpRecord {
+        let row = OpLog {
             tenant: caller.tenant,
             creator: caller.user.clone(),
             created_at: clock::now(),
@@ -116,17 +116,12 @@ impl Entry {
             user_agent: user_agent(request.headers()),
             api_path: route.to_owned(),
             http_method: request.method().to_string(),
-            biz_name: String::new(),
-            model_name: String::new(),
-            task_id: String::new(),
             op_type: route.rsplit('/').next().unwrap_or_default().to_owned(),
-            success: false,
             error_msg: "broken off before it was answered".to_owned(),
-            cost_ms: 0,
-            request: Bytes::new(),
-            response: Bytes::new(),
+            ..OpLog::default()
         };
-        Entry { log: api.oplog.clone(), notes, started: clock::tick(), row: Some(row) }
+        let record = OpRecord { row, request: Bytes::new(), response: Bytes::new() };
+        Entry { log: api.oplog.clone(), notes, started: clock::tick(), record: Some(record) }
     }
 
     /// Writes the row with its outcome and passes the response on.
@@ -140,10 +135,10 @@ impl Entry {
                 (None, body.clone(), Response::from_parts(parts, Body::from(body)))
             }
         };
-        if let Some(row) = &mut self.row {
-            row.success = error_msg.is_none();
-            row.error_msg = error_msg.unwrap_or_default();
-            row.response = body;
+        if let Some(record) = &mut self.record {
+            record.row.success = error_msg.is_none();
+            record.row.error_msg = error_msg.unwrap_or_default();
+            record.response = body;
         }
         response
     }
@@ -151,16 +146,17 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let Some(mut row) = self.row.take() else { return };
+        let Some(mut record) = self.record.take() else { return };
+        let row = &mut record.row;
         if let Some(mut noted) = self.notes.lock() {
             row.tenant = noted.tenant.unwrap_or(row.tenant);
-            row.request = std::mem::take(&mut noted.request);
+            record.request = std::mem::take(&mut noted.request);
             row.biz_name = std::mem::take(&mut noted.biz_name);
             row.model_name = std::mem::take(&mut noted.model_name);
             row.task_id = std::mem::take(&mut noted.task_id);
         }
         row.cost_ms = i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX);
-        self.log.record(row);
+        self.log.record(record);
     }
 }
 

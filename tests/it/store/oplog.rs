@@ -46,25 +46,8 @@ fn row(biz_name: &str) -> OpLog {
 }
 
 fn record(biz_name: &str, request: &str) -> OpRecord {
-    let row = row(biz_name);
-    OpRecord {
-        tenant: row.tenant,
-        creator: row.creator,
-        created_at: row.created_at,
-        ip: row.ip,
-        user_agent: row.user_agent,
-        api_path: row.api_path,
-        http_method: row.http_method,
-        biz_name: row.biz_name,
-        model_name: row.model_name,
-        task_id: row.task_id,
-        op_type: row.op_type,
-        success: row.success,
-        error_msg: row.error_msg,
-        cost_ms: row.cost_ms,
-        request: Bytes::copy_from_slice(request.as_bytes()),
-        response: Bytes::new(),
-    }
+    let row = OpLog { request_payload: None, ..row(biz_name) };
+    OpRecord { row, request: Bytes::copy_from_slice(request.as_bytes()), response: Bytes::new() }
 }
 
 async fn listed(store: &Store, filter: OpLogFilter, page: Page) -> (Vec<OpLog>, i64) {
@@ -183,7 +166,7 @@ backend_test!(whatever_a_call_carries_its_row_is_taken, async |db: &TestDb| {
     let store = open(db).await;
     let (logger, writer) = oplog::channel();
     let odd = "日\0本".repeat(10_000);
-    logger.record(OpRecord {
+    let row = OpLog {
         creator: odd.clone(),
         ip: odd.clone(),
         user_agent: odd.clone(),
@@ -195,8 +178,9 @@ backend_test!(whatever_a_call_carries_its_row_is_taken, async |db: &TestDb| {
         op_type: odd.clone(),
         error_msg: odd.clone(),
         cost_ms: i64::MAX,
-        ..record("", &odd)
-    });
+        ..row("")
+    };
+    logger.record(OpRecord { row, ..record("", &odd) });
     for body in
         [r#"{"a":"\u0000"}"#, r#"{"a":"\ud800"}"#, r#"{"a":1e999}"#, "\0", "[[[", "null", "1e308", "\"\u{10ffff}\""]
     {
