@@ -56,6 +56,8 @@ impl Piper {
         let mut process = Command::new(&python)
             .args(["-m", "piper.http_server", "--host", "127.0.0.1", "--port", "0", "-m", &voice])
             .current_dir(folder)
+            // Its runtime leaves a session file where temporary files go.
+            .env("TMPDIR", folder)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)

@@ -109,6 +109,7 @@ backend_test!(tasks_queued_too_long_are_found_lane_by_lane, async |db: &TestDb| 
     fixture.queue(lane, 1).await;
     fixture.rest(lane).await;
     fixture.raw.shift("enqueue_at", -7200).await;
+    fixture.raw.shift("updated_at", -7200).await;
     fixture.queue(lane, 2).await;
     let found = fixture.store.queued_longer_than(HOUR, 10).await.unwrap();
     // The first of the lane was claimed and rests, the third took its place among the old ones.
