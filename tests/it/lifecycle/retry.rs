@@ -8,6 +8,7 @@ use crate::{
         app::{Api, TestApp},
         backend::TestDb,
         model::{FakeModel, Reply},
+        raw::Raw,
     },
 };
 
@@ -140,12 +141,12 @@ backend_test!(a_retry_goes_to_the_head_or_to_the_tail_as_the_model_says, async |
         app.api.until(&blocker, &[1]).await;
         let other = app.api.create_task(&name, &json!("other")).await;
         // Claimable again when its rest is over; its place shows which end it went to.
-        crate::support::eventually::until("the retry to be due", async || {
-            app.api.task(&retried).await["retryCount"] == 1
-        })
-        .await;
-        let rest = std::time::Duration::from_millis(1100);
-        tokio::time::timeout(rest, std::future::pending::<()>()).await.unwrap_err();
+        let mut raw = Raw::connect(db).await;
+        let rested = format!(
+            "SELECT model_name FROM asynch_task WHERE retry_count = 1 AND due_at IS NULL AND model_name = '{name}'"
+        );
+        crate::support::eventually::until("its rest to be over", async || !raw.texts(rested.clone()).await.is_empty())
+            .await;
         model.release(1);
         for id in [&retried, &blocker, &other] {
             app.api.until(id, &[2]).await;
