@@ -9,7 +9,7 @@ use crate::{
     support::{
         app::Node,
         backend::{Kind, TestDb, on},
-        eventually::{eventually, until},
+        eventually::{until, within},
         model::{FakeModel, Reply},
     },
 };
@@ -26,16 +26,18 @@ fn gated_then_ok() -> impl Fn(&crate::support::model::Call, usize) -> Reply + Se
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_workers_task_goes_to_another_within_lease_and_interval() {
     on(Kind::Postgres, async |db: &TestDb| {
+        // Longer than a busy machine may hold a node up, which would look like an outage to it.
+        let lease = [("worker.leaseSeconds", "4")];
         let model = FakeModel::start(gated_then_ok()).await;
-        let mut first = Node::start(db, &[LEASE]).await;
+        let mut first = Node::start(db, &lease).await;
         first.api.create_model("m", &model.url, &json!({})).await;
         let id = first.api.create_task("m", &Value::Null).await;
         until("the call", async || model.running() == 1).await;
-        let second = Node::start(db, &[LEASE]).await;
+        let second = Node::start(db, &lease).await;
         first.kill();
         let killed = Instant::now();
         let done = second.api.until(&id, &[2]).await;
-        assert!(killed.elapsed() < Duration::from_secs(5), "took {:?}", killed.elapsed());
+        assert!(killed.elapsed() < Duration::from_secs(8), "took {:?}", killed.elapsed());
         assert_eq!(done["retryCount"], 0, "a lost attempt uses up no try");
         assert_eq!(second.api.fetch(done["ossFile"].as_str().unwrap()).await, b"second");
         let attempts: Vec<String> = model.calls().iter().map(|c| c.header("x-task-attempt").to_owned()).collect();
@@ -206,7 +208,7 @@ async fn three_nodes_run_two_thousand_tasks_within_the_limit_and_every_file_is_r
         use futures::StreamExt as _;
         let tasks: Vec<(String, String)> = futures::stream::iter(creating).buffer_unordered(32).collect().await;
         let done = json!({ "page": { "pageNum": 1, "pageSize": 1 }, "state": 2 });
-        eventually("every task to succeed", async || {
+        within(Duration::from_secs(180), "every task to succeed", async || {
             let total = nodes[0].api.post("/task/listTask", &done).await.data()["total"].clone();
             if total == TASKS { Ok(()) } else { Err(total) }
         })
