@@ -443,14 +443,14 @@ impl Worker {
                 }
                 Ok(None) => {
                     if let Err(error) = self.shared.spool.remove(&parked).await {
-                        warn!(task_id = %parked.key.id, tenant_id = %parked.key.tenant, attempt = parked.attempt.0, %error,
-                    "could not delete a parked result that nobody needs");
+                        warn!(task_id = %parked.key.id, tenant_id = %parked.key.tenant, attempt = parked.attempt.0,
+                            %error, "could not delete a parked result that nobody needs");
                     }
                 }
                 // It stays in the spool; the next scan finds it.
                 Err(error) => {
-                    warn!(task_id = %parked.key.id, tenant_id = %parked.key.tenant, attempt = parked.attempt.0, %error,
-                    "cannot adopt a parked result now")
+                    warn!(task_id = %parked.key.id, tenant_id = %parked.key.tenant, attempt = parked.attempt.0,
+                        %error, "cannot adopt a parked result now");
                 }
             }
         }

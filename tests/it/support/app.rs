@@ -12,7 +12,10 @@ use model_asynch::{
 };
 use serde_json::{Value, json};
 
-use super::{backend::TestDb, eventually::eventually};
+use super::{
+    backend::TestDb,
+    eventually::{eventually, within},
+};
 
 /// A service and a client for it.
 pub struct TestApp {
@@ -107,18 +110,13 @@ impl Node {
             .spawn()
             .unwrap();
         let node = Node { child, api: Api::new(&format!("http://{address}")), log };
-        let client = reqwest::Client::new();
-        let ready = async || {
-            let answer = client.get(format!("{}/readyz", node.api.url)).send().await;
-            answer.is_ok_and(|answer| answer.status().is_success())
-        };
-        for _ in 0..1000 {
-            if ready().await {
-                return node;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("the node did not become ready:\n{}", std::fs::read_to_string(&node.log).unwrap_or_default());
+        let ready = format!("{}/readyz", node.api.url);
+        eventually("the node to become ready", async || match reqwest::get(&ready).await {
+            Ok(answer) if answer.status().is_success() => Ok(()),
+            _ => Err(std::fs::read_to_string(&node.log).unwrap_or_default()),
+        })
+        .await;
+        node
     }
 
     /// `kill -9`.
@@ -142,13 +140,11 @@ impl Node {
 
     /// Waits for its end and returns the exit code.
     pub async fn exit_code(&mut self) -> Option<i32> {
-        for _ in 0..3000 {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code();
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("the node did not end");
+        within(Duration::from_secs(60), "the node to end", async || match self.child.try_wait().unwrap() {
+            Some(status) => Ok(status.code()),
+            None => Err("it runs"),
+        })
+        .await
     }
 }
 
