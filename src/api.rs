@@ -37,7 +37,8 @@ use tracing::error;
 pub use self::openapi::openapi;
 use self::{error::ApiError, request::Limits};
 use crate::{
-    catalog::Catalog, config::Config, oplog::OpLogger, permits::Permits, storage::Storage, store::Store, wake::Wake,
+    catalog::Catalog, config::Config, egress::Egress, oplog::OpLogger, permits::Permits, storage::Storage,
+    store::Store, wake::Wake,
 };
 
 /// What handlers need; cheap to clone.
@@ -53,6 +54,8 @@ pub struct ApiState {
     pub wake: Wake,
     /// Fresh URLs of results; sign of life.
     pub storage: Storage,
+    /// Where models may be called.
+    pub egress: Egress,
     /// Sign of life.
     pub permits: Permits,
     /// The operation log.

@@ -97,12 +97,14 @@ impl App {
             parts.push(part("cleaner", |stop| cleaner.run(stop)));
         }
         let grace = config.server.shutdown_grace;
+        let egress = config.egress.clone();
         let state = ApiState {
             config: Arc::new(config),
             store: store.clone(),
             catalog,
             wake,
             storage,
+            egress,
             permits,
             oplog,
             stopping: stopping.clone(),

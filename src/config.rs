@@ -14,7 +14,7 @@ use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 use chrono_tz::Tz;
 use url::Url;
 
-use crate::secrets::Vault;
+use crate::{egress::Egress, secrets::Vault};
 
 /// Everything the service can be told.
 #[derive(Debug, Clone)]
@@ -29,6 +29,8 @@ pub struct Config {
     pub redis: Option<Redis>,
     /// Seals what must not be read from a database dump.
     pub vault: Vault,
+    /// Where models may be called.
+    pub egress: Egress,
     /// Calling models.
     pub worker: Worker,
     /// Keeping the table tidy.

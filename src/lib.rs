@@ -11,7 +11,7 @@
 //! ```text
 //! cli ─▶ app ─▶ { api, worker, cleaner }
 //!                  ─▶ { catalog, oplog, store, permits, wake, storage, spool, periodic }
-//!                       ─▶ { task, model, caller, stats, config, secrets, clock }
+//!                       ─▶ { task, model, caller, stats, config, secrets, egress, clock }
 //! ```
 //!
 //! * [`task`]: what a task is; `task::lifecycle` says which state follows which, and nobody else.
@@ -22,6 +22,7 @@
 //!   steps of a task's life.
 //! * [`cleaner`]: due retries, dead workers' tasks, what waited too long, what is past its time.
 //! * [`spool`] and [`storage`]: results on their way, and where they end up.
+//! * [`egress`]: which hosts and addresses models may have.
 //! * [`api`]: the HTTP interface.
 //! * [`app`]: builds all of it, starts and stops it in order.
 //!
@@ -64,6 +65,7 @@ pub mod wake;
 pub mod caller;
 pub mod clock;
 pub mod config;
+pub mod egress;
 pub mod model;
 pub mod secrets;
 pub mod stats;

@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, error, info, info_span, warn};
 
 use self::{
+    call::ModelClient,
     lanes::Lanes,
     run::{Cut, Run},
     slot::Slots,
@@ -69,7 +70,7 @@ struct Shared {
     storage: Storage,
     spool: Spool,
     wake: Wake,
-    client: reqwest::Client,
+    client: ModelClient,
     max_result_bytes: u64,
     upload_for: Duration,
     upload_gate: Semaphore,
@@ -153,7 +154,7 @@ impl Worker {
             storage: parts.storage,
             spool: parts.spool,
             wake: parts.wake,
-            client: call::client()?,
+            client: ModelClient::new(&config.egress)?,
             max_result_bytes: config.worker.max_result_bytes,
             upload_for: config.oss.retry_for,
             upload_gate: run::upload_gate(),

@@ -1,7 +1,10 @@
 //! The routes of models.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
+use url::Url;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
@@ -15,10 +18,14 @@ use super::{
     wire::{Id, PageAsk, Time, filter, id_asked},
 };
 use crate::{
+    egress::Egress,
     model::{MAX_NAME, Model, ModelPatch, ModelSpec},
     store::models::ModelChanged,
     task::ModelId,
 };
+
+/// How long a model's host name may take to resolve when it is saved.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Names a model.
 #[derive(Debug, Deserialize, ToSchema, IntoParams)]
@@ -119,6 +126,7 @@ pub(crate) async fn create_model(
     Ask(fields): Ask<ModelPatch>,
 ) -> Answer<CreatedModel> {
     let spec = ModelSpec::create(&fields, caller.tenant)?;
+    callable(&api.egress, &spec.call_url()?).await?;
     notes.model(&spec.model_name);
     let id = stored(&api.store.create_model(caller.tenant, &caller.user, &spec).await?)?;
     api.catalog.forget();
@@ -140,6 +148,10 @@ pub(crate) async fn update_model(
     Ask(ModelById { id }): Ask<ModelById>,
     Ask(fields): Ask<ModelPatch>,
 ) -> Answer<Done> {
+    // The host stands in this field alone; one that cannot be read is refused below.
+    if let Some(url) = fields.base_url.as_deref().and_then(|url| Url::parse(url).ok()) {
+        callable(&api.egress, &url).await?;
+    }
     let change = |model: &Model| {
         notes.model(&model.spec.model_name);
         model.spec.patched(&fields, caller.tenant)
@@ -210,6 +222,15 @@ pub(crate) async fn list_model(
     let name = filter("modelName", ask.model_name, MAX_NAME)?;
     let found = api.store.list_models(caller.tenant, name.as_deref(), page).await?;
     envelope::page(found.list.into_iter().map(ModelView::from).collect(), found.total)
+}
+
+/// Refuses a URL that would not be called as things are. A name server that takes long is no
+/// reason to refuse: what counts is checked when the connection is made.
+async fn callable(egress: &Egress, url: &Url) -> Result<(), ApiError> {
+    match tokio::time::timeout(RESOLVE_TIMEOUT, egress.check_url(url)).await {
+        Ok(Err(denied)) => Err(ApiError::validation("baseUrl", &format!("cannot be used: {denied}"))),
+        Ok(Ok(())) | Err(_) => Ok(()),
+    }
 }
 
 fn stored(outcome: &ModelChanged) -> Result<ModelId, ApiError> {

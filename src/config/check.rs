@@ -20,9 +20,12 @@ use url::Url;
 use super::{
     Auth, Cleaner, Config, ConfigError, Database, Log, LogFormat, Oss, OssKind, Redis, S3, Server, Worker,
     keys::{missing, nearest, refuse},
-    raw::{RawAuth, RawCleaner, RawConfig, RawDatabase, RawLog, RawOss, RawRedis, RawServer, RawWorker},
+    raw::{RawAuth, RawCleaner, RawConfig, RawDatabase, RawEgress, RawLog, RawOss, RawRedis, RawServer, RawWorker},
 };
-use crate::secrets::Vault;
+use crate::{
+    egress::{Egress, Otherwise, Rule},
+    secrets::Vault,
+};
 
 const ADDRESS: &str = "host:port, such as 127.0.0.1:8080 or 0.0.0.0:8080";
 const AUTH_MODES: &str = "anonymous, gateway";
@@ -46,10 +49,12 @@ pub fn check(raw: &RawConfig) -> Result<Config, ConfigError> {
     let worker = worker(&raw.worker)?;
     let oss = oss(&raw.oss)?;
     folders_apart(&worker, &oss)?;
+    let database = database(&raw.database)?;
     Ok(Config {
         server,
         auth,
-        database: database(&raw.database)?,
+        egress: egress(&raw.egress, &database)?,
+        database,
         redis: redis(&raw.redis)?,
         vault: vault(&raw.secrets.key)?,
         worker,
@@ -134,6 +139,22 @@ fn vault(key: &str) -> Result<Vault, ConfigError> {
     let bytes: Option<[u8; 32]> = bytes.and_then(|bytes| bytes.try_into().ok());
     let accepted = "base64 of exactly 32 bytes; `openssl rand -base64 32` makes one";
     bytes.map(|bytes| Vault::new(&bytes)).ok_or_else(|| refuse("secrets.key", key, accepted))
+}
+
+fn egress(raw: &RawEgress, database: &Database) -> Result<Egress, ConfigError> {
+    let otherwise = match (raw.otherwise.as_str(), database) {
+        ("all", _) | ("auto", Database::Sqlite { .. }) => Otherwise::All,
+        ("public", _) | ("auto", Database::Postgres { .. }) => Otherwise::Public,
+        ("none", _) => Otherwise::None,
+        (other, _) => return Err(refuse("egress.otherwise", other, "auto, all, public, none")),
+    };
+    Ok(Egress::new(rules("egress.allow", &raw.allow)?, rules("egress.deny", &raw.deny)?, otherwise))
+}
+
+fn rules(key: &str, text: &str) -> Result<Vec<Rule>, ConfigError> {
+    let accepted = "addresses (10.0.0.0/8, 10.1.2.3) and hosts (gpu-1, *.models.example.com), divided by commas";
+    let written = text.split(',').map(str::trim).filter(|rule| !rule.is_empty());
+    written.map(|rule| Rule::parse(rule).ok_or_else(|| refuse(key, rule, accepted))).collect()
 }
 
 fn worker(raw: &RawWorker) -> Result<Worker, ConfigError> {

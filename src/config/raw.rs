@@ -20,6 +20,8 @@ pub struct RawConfig {
     pub redis: RawRedis,
     /// What seals stored secrets.
     pub secrets: RawSecrets,
+    /// Where models may be called.
+    pub egress: RawEgress,
     /// Calling models.
     pub worker: RawWorker,
     /// Keeping the table tidy.
@@ -90,6 +92,21 @@ pub struct RawSecrets {
     /// Seals the models' API keys in the database: base64 of 32 random bytes, the same on every
     /// node. Default empty: they are stored in clear.
     pub key: String,
+}
+
+/// `egress`
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RawEgress {
+    /// Where models may be called besides what `otherwise` says: addresses (`10.0.0.0/8`,
+    /// `10.1.2.3`) and hosts (`gpu-1`, `*.models.example.com`), divided by commas. Default empty.
+    pub allow: String,
+    /// Where they may not be called, written in the same way; goes before `allow`. Metadata services
+    /// of clouds need not be listed: they are never called. Default empty.
+    pub deny: String,
+    /// What holds for all other addresses: `all`, `public` (no private networks and not this
+    /// machine), `none`, or `auto`: all with SQLite, public with Postgres. Default `auto`.
+    pub otherwise: String,
 }
 
 /// `worker`
@@ -212,6 +229,12 @@ impl Default for RawDatabase {
 impl Default for RawRedis {
     fn default() -> RawRedis {
         RawRedis { url: String::new(), key_prefix: "model-asynch:".into() }
+    }
+}
+
+impl Default for RawEgress {
+    fn default() -> RawEgress {
+        RawEgress { allow: String::new(), deny: String::new(), otherwise: "auto".into() }
     }
 }
 

@@ -1,17 +1,19 @@
 //! Contract §5, step 2 and 3: call the model, and stream its answer into the spool.
 
-use std::{borrow::Cow, collections::HashMap, time::Duration};
+use std::{borrow::Cow, collections::HashMap, error::Error, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use futures::StreamExt as _;
 use reqwest::{
     Client, RequestBuilder, Response, StatusCode,
+    dns::{Addrs, Name, Resolve, Resolving},
     header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
 };
 use serde_json::value::RawValue;
 
 use crate::{
     clock,
+    egress::{Denied, Egress, Unreachable},
     model::{HttpMethod, Model},
     spool::{Parked, Spool},
     task::{Failure, FailureKind, Running, retry::MAX_RETRY_AFTER},
@@ -32,22 +34,46 @@ pub(super) struct Called {
     pub(super) took: Duration,
 }
 
-/// Makes the client for models: no redirects (a model that moved is registered anew), connections
-/// kept for the next call.
-///
-/// # Errors
-/// Where the TLS set-up of the machine is unusable.
-pub(super) fn client() -> reqwest::Result<Client> {
-    Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .tcp_keepalive(Duration::from_secs(30))
-        .pool_max_idle_per_host(1024)
-        .user_agent(concat!("model-asynch/", env!("CARGO_PKG_VERSION")))
-        .build()
+/// What models are called with: it connects only to what may be called.
+pub(super) struct ModelClient {
+    http: Client,
+    egress: Egress,
+}
+
+impl ModelClient {
+    /// No redirects (a model that moved is registered anew), no proxy (it would dial instead of us),
+    /// connections kept for the next call.
+    ///
+    /// # Errors
+    /// Where the TLS set-up of the machine is unusable.
+    pub(super) fn new(egress: &Egress) -> reqwest::Result<ModelClient> {
+        let http = Client::builder()
+            .dns_resolver(Arc::new(Allowed(egress.clone())))
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .tcp_keepalive(Duration::from_secs(30))
+            .pool_max_idle_per_host(1024)
+            .user_agent(concat!("model-asynch/", env!("CARGO_PKG_VERSION")))
+            .build()?;
+        Ok(ModelClient { http, egress: egress.clone() })
+    }
+}
+
+/// Resolves names to the addresses that may be dialled, and to no others.
+struct Allowed(Egress);
+
+impl Resolve for Allowed {
+    fn resolve(&self, name: Name) -> Resolving {
+        let egress = self.0.clone();
+        Box::pin(async move {
+            let addresses: Addrs = Box::new(egress.resolve(name.as_str()).await?.into_iter());
+            Ok(addresses)
+        })
+    }
 }
 
 /// Calls the model once and parks its answer.
-pub(super) async fn call(client: &Client, spool: &Spool, task: &Running, model: &Model, max_bytes: u64) -> Called {
+pub(super) async fn call(client: &ModelClient, spool: &Spool, task: &Running, model: &Model, max_bytes: u64) -> Called {
     let began = clock::tick();
     let limit = model.spec.timeout();
     let ended = tokio::time::timeout(limit, attempt(client, spool, task, model, max_bytes, began)).await;
@@ -63,7 +89,7 @@ pub(super) async fn call(client: &Client, spool: &Spool, task: &Running, model: 
 }
 
 async fn attempt(
-    client: &Client,
+    client: &ModelClient,
     spool: &Spool,
     task: &Running,
     model: &Model,
@@ -93,12 +119,13 @@ async fn attempt(
     draft.finish(content_type.as_deref(), began.elapsed()).await.map_err(|error| unparked(&error))
 }
 
-fn request(client: &Client, task: &Running, model: &Model) -> Result<RequestBuilder, Failure> {
+fn request(client: &ModelClient, task: &Running, model: &Model) -> Result<RequestBuilder, Failure> {
     let unsendable = |message: String| failure(FailureKind::Unsendable, message);
     let url = model.spec.call_url().map_err(|error| unsendable(error.to_string()))?;
+    client.egress.check_literal(&url).map_err(|denied| unsendable(denied.to_string()))?;
     let request = match model.spec.http_method {
-        HttpMethod::Get => client.get(url).query(&query(task).map_err(unsendable)?),
-        HttpMethod::Post => client.post(url).body(body(task).into_owned()),
+        HttpMethod::Get => client.http.get(url).query(&query(task).map_err(unsendable)?),
+        HttpMethod::Post => client.http.post(url).body(body(task).into_owned()),
     };
     Ok(request.headers(headers(task, model).map_err(unsendable)?))
 }
@@ -221,10 +248,25 @@ fn retry_after(status: StatusCode, headers: &HeaderMap, now: DateTime<Utc>) -> O
 /// A connection that could not be made or broke. The chain is told without the URL, whose query
 /// may carry a key.
 fn broken(error: &reqwest::Error) -> Failure {
+    if let Some(denied) = denied(error) {
+        return failure(FailureKind::Unsendable, denied.to_string());
+    }
     let what = if error.is_connect() { "could not connect to the model" } else { "the connection to the model broke" };
-    let cause = std::iter::successors(std::error::Error::source(error), |cause| cause.source()).last();
+    let cause = causes(error).last();
     let message = cause.map_or_else(|| what.to_owned(), |cause| format!("{what}: {cause}"));
     failure(FailureKind::Connection, message)
+}
+
+/// The resolver's refusal, if that is what kept the connection from being made.
+fn denied(error: &reqwest::Error) -> Option<&Denied> {
+    causes(error).find_map(|cause| match cause.downcast_ref::<Unreachable>() {
+        Some(Unreachable::Denied(denied)) => Some(denied),
+        Some(Unreachable::Unresolved(_)) | None => None,
+    })
+}
+
+fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    std::iter::successors(error.source(), |cause: &&(dyn Error + 'static)| (*cause).source())
 }
 
 fn unparked(error: &std::io::Error) -> Failure {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use model_asynch::{
     clock,
     config::{Auth, Cleaner, Config, Database, Log, LogFormat, Oss, OssKind, S3, Server, Worker},
+    egress::{Egress, Otherwise},
     secrets::Vault,
     spool::{Parked, Spool},
     storage::Storage,
@@ -65,6 +66,7 @@ fn open_with(kind: OssKind, timeout: Duration) -> Result<Storage, String> {
         database: Database::Sqlite { path: "unused.db".into() },
         redis: None,
         vault: Vault::default(),
+        egress: Egress::new(Vec::new(), Vec::new(), Otherwise::All),
         worker: Worker {
             enabled: true,
             concurrency: 1,

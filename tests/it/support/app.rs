@@ -64,6 +64,8 @@ pub fn environment(db: &TestDb, address: &str, settings: &[(&str, &str)]) -> Vec
         }
         Database::Postgres { url, .. } => {
             all.push(("database.url".to_owned(), url.clone()));
+            // The tests' models are on this machine.
+            all.push(("egress.allow".to_owned(), "127.0.0.0/8, localhost".to_owned()));
             if let Some(redis) = super::backend::server("TEST_REDIS_URL") {
                 all.push(("redis.url".to_owned(), redis));
                 all.push(("redis.keyPrefix".to_owned(), format!("{}:", url.rsplit('/').next().unwrap())));
