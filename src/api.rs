@@ -1,8 +1,8 @@
 //! The HTTP interface: a table of routes and the layers around them.
 //!
 //! A request passes, from the outside in: `exchange` (request id, envelope of failures, log line),
-//! the catcher of panics, `auth::identify` (who is calling, from the headers alone), `audit` (changing
-//! calls only), `request::receive` (body and query, within limits), `auth::act` (for which tenant),
+//! the catcher of panics, `auth::identify` (who is calling, from the headers alone), `rate` (where there
+//! is a limit), `audit` (changing calls only), `request::receive` (body and query, within limits), `auth::act` (for which tenant),
 //! and its handler. Handlers extract, check, call one verb of the store, wake and answer.
 
 mod audit;
@@ -16,12 +16,14 @@ mod model_fields;
 mod models;
 mod openapi;
 mod oplog;
+mod rate;
 mod request;
+mod server;
 mod stats;
 mod tasks;
 mod wire;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Router,
@@ -29,13 +31,14 @@ use axum::{
     middleware::{from_fn, from_fn_with_state},
     routing::{MethodFilter, MethodRouter, on},
 };
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
-use tracing::error;
 
-pub use self::openapi::openapi;
-use self::{error::ApiError, request::Limits};
+use self::{error::ApiError, rate::Rate, request::Limits};
+pub use self::{
+    openapi::openapi,
+    server::{Tls, serve},
+};
 use crate::{
     catalog::Catalog, config::Config, egress::Egress, oplog::OpLogger, permits::Permits, storage::Storage,
     store::Store, wake::Wake,
@@ -117,18 +120,11 @@ fn routes() -> Vec<Route> {
 
 /// Every route, with its layers.
 pub fn router(state: ApiState) -> Router {
-    let table = routes().into_iter().fold(Router::new(), |table, route| table.route(route.path, route.layered(&state)));
+    let rate = state.config.limits.requests_per_second.map(|requests| Arc::new(Rate::per_second(requests)));
+    let table = routes()
+        .into_iter()
+        .fold(Router::new(), |table, route| table.route(route.path, route.layered(&state, rate.as_ref())));
     finished(table).with_state(state)
-}
-
-/// Serves until `stop`, then lets requests under way end.
-pub async fn serve(listener: TcpListener, state: ApiState, stop: CancellationToken) {
-    // The operation log wants to know where a call came from.
-    let service = router(state).into_make_service_with_connect_info::<SocketAddr>();
-    let served = axum::serve(listener, service).with_graceful_shutdown(async move { stop.cancelled().await }).await;
-    if let Err(error) = served {
-        error!(%error, "the http server failed");
-    }
 }
 
 /// What goes around all routes, and around the lack of one.
@@ -162,21 +158,27 @@ impl Route {
     }
 
     /// The handler behind its layers; the last one added is the first to see a request.
-    fn layered(self, state: &ApiState) -> MethodRouter<ApiState> {
+    fn layered(self, state: &ApiState, rate: Option<&Arc<Rate>>) -> MethodRouter<ApiState> {
         let identify = from_fn_with_state(Arc::new(state.config.auth.clone()), auth::identify);
         let record = from_fn_with_state(state.clone(), audit::record);
         let receive = from_fn_with_state(Limits::of_bytes(state.config.server.max_body_bytes), request::receive);
         let received = |handler: MethodRouter<ApiState>| handler.route_layer(from_fn(auth::act)).route_layer(receive);
+        let limited = |handler: MethodRouter<ApiState>| match rate {
+            Some(rate) => handler.route_layer(from_fn_with_state(rate.clone(), rate::limit)),
+            None => handler,
+        };
         match self.access {
             Access::Open => self.handler,
-            Access::Known => received(self.handler).route_layer(identify),
-            Access::Logged => received(self.handler).route_layer(record).route_layer(identify),
+            Access::Known => limited(received(self.handler)).route_layer(identify),
+            Access::Logged => limited(received(self.handler).route_layer(record)).route_layer(identify),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use axum::routing::post;
     use serde::Deserialize;
     use serde_json::{Value, json};

@@ -10,7 +10,7 @@ use tracing::warn;
 use url::Url;
 
 use crate::{
-    api::{self, ApiState},
+    api::{self, ApiState, Tls},
     catalog::Catalog,
     cleaner::Cleaner,
     clock,
@@ -56,7 +56,13 @@ impl App {
         let address = listener.local_addr()?;
         let public_url = match &config.server.public_url {
             Some(url) => url.clone(),
-            None => Url::parse(&format!("http://{address}"))?,
+            None => Url::parse(&format!("{}://{address}", if config.server.tls.is_some() { "https" } else { "http" }))?,
+        };
+        let tls = match &config.server.tls {
+            Some(files) => {
+                Some(Tls::load(files).await.context("server.tlsCertFile or server.tlsKeyFile cannot be used")?)
+            }
+            None => None,
         };
         let storage = Storage::open(&config, &public_url).map_err(anyhow::Error::msg).context("oss")?;
         let permits = Permits::open(config.redis.as_ref()).map_err(anyhow::Error::msg).context("redis.url")?;
@@ -111,7 +117,7 @@ impl App {
         };
         // Started last and stopped after the worker: while running calls end, probes are told that
         // the service stops, and callers that have not heard of it yet are still served.
-        parts.insert(server_stops_before, part("http server", |stop| api::serve(listener, state, stop)));
+        parts.insert(server_stops_before, part("http server", |stop| api::serve(listener, state, tls, stop)));
         parts.reverse();
         Ok(App { address, stopping, parts, grace, store })
     }

@@ -9,7 +9,7 @@ pub mod raw;
 
 mod warnings;
 
-use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use chrono_tz::Tz;
 use url::Url;
@@ -21,6 +21,8 @@ use crate::{egress::Egress, secrets::Vault};
 pub struct Config {
     /// HTTP server.
     pub server: Server,
+    /// What callers may use up.
+    pub limits: Limits,
     /// Who may call.
     pub auth: Auth,
     /// Where tasks are kept.
@@ -50,10 +52,34 @@ pub struct Server {
     pub address: SocketAddr,
     /// How callers reach it, for URLs of results; `None` = `http://` and the address.
     pub public_url: Option<Url>,
+    /// Certificate and key for TLS; `None` = plain HTTP.
+    pub tls: Option<TlsFiles>,
     /// Longest request body in bytes.
     pub max_body_bytes: usize,
     /// How long running calls may go on after SIGTERM.
     pub shutdown_grace: Duration,
+}
+
+/// PEM files for TLS.
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    /// The certificate and its chain.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+/// What callers may use up on this node.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Requests of one tenant; `None` = no limit.
+    pub requests_per_second: Option<NonZeroU32>,
+    /// Connections at once.
+    pub connections: usize,
+    /// Longest head of a request in bytes.
+    pub header_bytes: usize,
+    /// How long it may take to arrive.
+    pub header_time: Duration,
 }
 
 /// Who may call.

@@ -294,6 +294,12 @@ impl ApiError {
         ApiError { retry_after: Some(QUEUE_FULL_RETRY_AFTER), ..ApiError::new(Kind::QueueFull, message) }
     }
 
+    /// The tenant has asked too often; the next request may come in `seconds`.
+    pub(crate) fn rate_limited(seconds: u32) -> ApiError {
+        let message = "too many requests of this tenant; slow down, or ask the operator about limits.requestsPerSecond";
+        ApiError { retry_after: Some(seconds.max(1)), ..ApiError::new(Kind::RateLimited, message) }
+    }
+
     /// Something the service needs is away.
     pub(crate) fn unavailable(message: impl Into<String>) -> ApiError {
         ApiError { retry_after: Some(OUTAGE_RETRY_AFTER), ..ApiError::new(Kind::Unavailable, message) }

@@ -3,6 +3,7 @@
 
 use std::{
     net::{SocketAddr, ToSocketAddrs},
+    num::NonZeroU32,
     ops::RangeInclusive,
     path::{Component, Path, PathBuf},
     time::Duration,
@@ -18,9 +19,13 @@ use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use url::Url;
 
 use super::{
-    Auth, Cleaner, Config, ConfigError, Database, Log, LogFormat, Oss, OssKind, Redis, S3, Server, Worker,
+    Auth, Cleaner, Config, ConfigError, Database, Limits, Log, LogFormat, Oss, OssKind, Redis, S3, Server, TlsFiles,
+    Worker,
     keys::{missing, nearest, refuse},
-    raw::{RawAuth, RawCleaner, RawConfig, RawDatabase, RawEgress, RawLog, RawOss, RawRedis, RawServer, RawWorker},
+    raw::{
+        RawAuth, RawCleaner, RawConfig, RawDatabase, RawEgress, RawLimits, RawLog, RawOss, RawRedis, RawServer,
+        RawWorker,
+    },
 };
 use crate::{
     egress::{Egress, Otherwise, Rule},
@@ -47,16 +52,18 @@ pub fn check(raw: &RawConfig) -> Result<Config, ConfigError> {
     let server = server(&raw.server)?;
     let auth = auth(&raw.auth, server.address)?;
     let worker = worker(&raw.worker)?;
+    let vault = vault(&raw.secrets.key)?;
     let oss = oss(&raw.oss)?;
     folders_apart(&worker, &oss)?;
     let database = database(&raw.database)?;
     Ok(Config {
         server,
+        limits: limits(&raw.limits)?,
         auth,
         egress: egress(&raw.egress, &database)?,
         database,
         redis: redis(&raw.redis)?,
-        vault: vault(&raw.secrets.key)?,
+        vault,
         worker,
         cleaner: cleaner(&raw.cleaner)?,
         oss,
@@ -69,8 +76,31 @@ fn server(raw: &RawServer) -> Result<Server, ConfigError> {
     Ok(Server {
         address: address(&raw.address)?,
         public_url: optional("server.publicUrl", &raw.public_url, http_url)?,
+        tls: tls(raw)?,
         max_body_bytes: integer("server.maxBodyBytes", raw.max_body_bytes, 1024..=1 << 30)?,
         shutdown_grace: duration("server.shutdownGrace", &raw.shutdown_grace, Duration::ZERO..=HOUR)?,
+    })
+}
+
+fn tls(raw: &RawServer) -> Result<Option<TlsFiles>, ConfigError> {
+    match (raw.tls_cert_file.as_str(), raw.tls_key_file.as_str()) {
+        ("", "") => Ok(None),
+        ("", _) => Err(missing("server.tlsCertFile", "a PEM file with the certificate of server.tlsKeyFile")),
+        (_, "") => Err(missing("server.tlsKeyFile", "a PEM file with the private key of server.tlsCertFile")),
+        (certificate, key) => Ok(Some(TlsFiles { certificate: certificate.into(), key: key.into() })),
+    }
+}
+
+fn limits(raw: &RawLimits) -> Result<Limits, ConfigError> {
+    Ok(Limits {
+        requests_per_second: NonZeroU32::new(integer(
+            "limits.requestsPerSecond",
+            raw.requests_per_second,
+            0..=1_000_000,
+        )?),
+        connections: integer("limits.connections", raw.connections, 1..=1_000_000)?,
+        header_bytes: integer("limits.headerBytes", raw.header_bytes, 8192..=1 << 20)?,
+        header_time: duration("limits.headerTimeout", &raw.header_timeout, SECOND..=HOUR)?,
     })
 }
 

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 pub struct RawConfig {
     /// HTTP server.
     pub server: RawServer,
+    /// What callers may use up.
+    pub limits: RawLimits,
     /// Who may call.
     pub auth: RawAuth,
     /// Where tasks are kept.
@@ -43,10 +45,30 @@ pub struct RawServer {
     /// How callers reach it, an absolute http(s) URL; the URLs of results under `oss.kind: fs`
     /// begin with it. Default empty: `http://` and the address.
     pub public_url: String,
+    /// PEM file with the certificate (and its chain) for TLS; a newer one is taken without a restart.
+    /// Default empty: plain HTTP.
+    pub tls_cert_file: String,
+    /// PEM file with the certificate's private key.
+    pub tls_key_file: String,
     /// Longest request body in bytes, 1024 to 1 GiB. Default 10485760 (10 MiB).
     pub max_body_bytes: i64,
     /// How long running calls may go on after SIGTERM, a duration of 0s to 1h. Default `25s`.
     pub shutdown_grace: String,
+}
+
+/// `limits`
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RawLimits {
+    /// Requests of one tenant per second on this node, 0 to 1000000. Default 0: no limit.
+    pub requests_per_second: i64,
+    /// Connections at once on this node, 1 to 1000000; more are closed at once. Default 10000.
+    pub connections: i64,
+    /// Longest head of a request (its line and headers) in bytes, 8192 to 1 MiB. Default 65536.
+    pub header_bytes: i64,
+    /// How long a request's head may take to arrive, which is also how long a connection may idle, and
+    /// a TLS handshake last: 1s to 1h. Default `30s`.
+    pub header_timeout: String,
 }
 
 /// `auth`
@@ -208,9 +230,17 @@ impl Default for RawServer {
         RawServer {
             address: "127.0.0.1:8080".into(),
             public_url: String::new(),
+            tls_cert_file: String::new(),
+            tls_key_file: String::new(),
             max_body_bytes: 10 << 20,
             shutdown_grace: "25s".into(),
         }
+    }
+}
+
+impl Default for RawLimits {
+    fn default() -> RawLimits {
+        RawLimits { requests_per_second: 0, connections: 10_000, header_bytes: 65_536, header_timeout: "30s".into() }
     }
 }
 

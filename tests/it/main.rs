@@ -20,6 +20,7 @@ mod lifecycle;
 mod migrations;
 mod permits;
 mod real_model;
+mod server;
 mod spool;
 mod storage;
 mod store;

@@ -5,9 +5,7 @@ use std::{fs, os::unix::fs::MetadataExt, path::Path, time::Duration};
 use bytes::Bytes;
 use model_asynch::{
     clock,
-    config::{Auth, Cleaner, Config, Database, Log, LogFormat, Oss, OssKind, S3, Server, Worker},
-    egress::{Egress, Otherwise},
-    secrets::Vault,
+    config::{OssKind, S3, check::check, raw::RawConfig},
     spool::{Parked, Spool},
     storage::Storage,
     task::{Attempt, CallerHeaders, TaskKey, TenantId},
@@ -55,33 +53,9 @@ fn open(kind: OssKind) -> Result<Storage, String> {
 }
 
 fn open_with(kind: OssKind, timeout: Duration) -> Result<Storage, String> {
-    let config = Config {
-        server: Server {
-            address: "127.0.0.1:0".parse().unwrap(),
-            public_url: None,
-            max_body_bytes: MIB,
-            shutdown_grace: Duration::from_secs(1),
-        },
-        auth: Auth::Anonymous,
-        database: Database::Sqlite { path: "unused.db".into() },
-        redis: None,
-        vault: Vault::default(),
-        egress: Egress::new(Vec::new(), Vec::new(), Otherwise::All),
-        worker: Worker {
-            enabled: true,
-            concurrency: 1,
-            tmp_dir: "unused".into(),
-            lease: Duration::from_secs(30),
-            max_lost_attempts: 3,
-            max_result_bytes: u64::MAX,
-            queue_timeout: None,
-            poll_interval: Duration::from_secs(1),
-        },
-        cleaner: Cleaner { enabled: true, interval: Duration::from_secs(1), unclaimed: Duration::from_secs(60) },
-        oss: Oss { kind, retry_for: Duration::from_secs(60), timeout, delete_on_purge: false },
-        stat_zone: chrono_tz::Tz::UTC,
-        log: Log { format: LogFormat::Auto, level: "info".into() },
-    };
+    let mut config = check(&RawConfig::default()).unwrap();
+    config.oss.kind = kind;
+    config.oss.timeout = timeout;
     Storage::open(&config, &"https://asynch.example/api/".parse().unwrap())
 }
 
