@@ -19,6 +19,9 @@ use crate::{
     },
 };
 
+/// Those parts, too, that are quiet unless they are named.
+const EVERYTHING: &str = "trace,sqlx=trace,hyper=trace,hyper_util=trace,h2=trace,reqwest=trace,rustls=trace,\
+    tower=trace,object_store=trace";
 const API_KEY: &str = "planted-api-key-0451";
 const GATEWAY: &str = "planted-gateway-secret-0451";
 const REDIS: &str = "planted-redis-password-0451";
@@ -139,7 +142,7 @@ backend_test!(behind_a_gateway_no_secret_gets_out, async |db: &TestDb| {
     let (key, upload) = (STANDARD.encode([7; 32]), files.url().to_string());
     let password = database_password(db);
     let mut settings = vec![
-        ("log.level", "trace"),
+        ("log.level", EVERYTHING),
         ("log.format", "json"),
         ("auth.mode", "gateway"),
         ("auth.gatewaySecret", GATEWAY),
@@ -169,7 +172,7 @@ backend_test!(with_tokens_of_a_provider_no_secret_gets_out, async |db: &TestDb| 
     let Some(s3) = s3::store() else { return };
     let (key, previous, endpoint) = (STANDARD.encode([7; 32]), STANDARD.encode([8; 32]), s3.endpoint.clone().unwrap());
     let settings = [
-        ("log.level", "trace"),
+        ("log.level", EVERYTHING),
         ("log.format", "text"),
         ("auth.mode", "jwt"),
         ("auth.jwt.secret", SHARED),
@@ -196,7 +199,7 @@ backend_test!(with_tokens_of_a_provider_no_secret_gets_out, async |db: &TestDb| 
 
 backend_test!(with_tokens_of_our_own_no_secret_gets_out, async |db: &TestDb| {
     let key = STANDARD.encode([7; 32]);
-    let settings = [("log.level", "trace"), ("log.format", "json"), ("auth.mode", "token"), ("secrets.key", &key)];
+    let settings = [("log.level", EVERYTHING), ("log.format", "json"), ("auth.mode", "token"), ("secrets.key", &key)];
     let node = Node::start(db, &settings).await;
     let model = FakeModel::start(indiscreet).await;
     let mut told = Told::default();
