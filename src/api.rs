@@ -2,8 +2,9 @@
 //!
 //! A request passes, from the outside in: `exchange` (request id, envelope of failures, log line),
 //! the catcher of panics, `auth::identify` (who is calling, from the headers alone), `rate` (where there
-//! is a limit), `audit` (changing calls only), `request::receive` (body and query, within limits), `auth::act` (for which tenant),
-//! and its handler. Handlers extract, check, call one verb of the store, wake and answer.
+//! is a limit), `audit` (changing calls only), `auth::permit` (with which scope), `request::receive`
+//! (body and query, within limits), `auth::act` (for which tenant), and its handler. Handlers extract,
+//! check, call one verb of the store, wake and answer.
 
 mod audit;
 mod auth;
@@ -34,14 +35,15 @@ use axum::{
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use self::{error::ApiError, rate::Rate, request::Limits};
 pub use self::{
+    auth::Gate,
     openapi::openapi,
     server::{Tls, serve},
 };
+use self::{error::ApiError, rate::Rate, request::Limits};
 use crate::{
-    catalog::Catalog, config::Config, egress::Egress, oplog::OpLogger, permits::Permits, storage::Storage,
-    store::Store, wake::Wake,
+    caller::Scope, catalog::Catalog, config::Config, egress::Egress, oplog::OpLogger, permits::Permits,
+    storage::Storage, store::Store, wake::Wake,
 };
 
 /// What handlers need; cheap to clone.
@@ -49,6 +51,8 @@ use crate::{
 pub struct ApiState {
     /// The configuration.
     pub config: Arc<Config>,
+    /// Who is calling.
+    pub gate: Gate,
     /// The durable memory.
     pub store: Store,
     /// Models by name.
@@ -69,7 +73,6 @@ pub struct ApiState {
 
 /// One row of the table of routes.
 struct Route {
-    #[cfg_attr(not(test), expect(dead_code, reason = "a test compares the table with the OpenAPI document"))]
     method: MethodFilter,
     path: &'static str,
     access: Access,
@@ -81,34 +84,35 @@ struct Route {
 enum Access {
     /// Nothing: anyone may call it.
     Open,
-    /// The caller must be known.
-    Known,
-    /// The caller must be known, and the call leaves a row in the operation log.
-    Logged,
+    /// The caller must be known and have that scope.
+    Known(Scope),
+    /// The same, and the call leaves a row in the operation log.
+    Logged(Scope),
 }
 
-/// Every route, by who calls it.
+/// Every route, by who calls it, with what it takes to call it.
 fn routes() -> Vec<Route> {
     use Access::{Known, Logged, Open};
+    use Scope::{ModelWrite, StatRead, TaskRead, TaskWrite};
     const GET: MethodFilter = MethodFilter::GET;
     const POST: MethodFilter = MethodFilter::POST;
     const PUT: MethodFilter = MethodFilter::PUT;
     const DELETE: MethodFilter = MethodFilter::DELETE;
     vec![
         // Business services: hand tasks in, pick results up.
-        route(POST, "/task/createTask", Logged, tasks::create_task),
-        route(GET, "/task/getTaskResult", Known, tasks::get_task_result),
-        route(POST, "/task/getTaskBatch", Known, tasks::get_task_batch),
-        route(POST, "/task/listTask", Known, tasks::list_task),
+        route(POST, "/task/createTask", Logged(TaskWrite), tasks::create_task),
+        route(GET, "/task/getTaskResult", Known(TaskRead), tasks::get_task_result),
+        route(POST, "/task/getTaskBatch", Known(TaskRead), tasks::get_task_batch),
+        route(POST, "/task/listTask", Known(TaskRead), tasks::list_task),
         // Whoever looks after a tenant: its models, and what became of its calls.
-        route(POST, "/model/createModel", Logged, models::create_model),
-        route(PUT, "/model/updateModel", Logged, models::update_model),
-        route(DELETE, "/model/deleteModel", Logged, models::delete_model),
-        route(POST, "/model/deleteModel", Logged, models::delete_model_by_post),
-        route(GET, "/model/getModel", Known, models::get_model),
-        route(POST, "/model/listModel", Known, models::list_model),
-        route(POST, "/stat/listModelStat", Known, stats::list_model_stat),
-        route(POST, "/opLog/listOpLog", Known, oplog::list_op_log),
+        route(POST, "/model/createModel", Logged(ModelWrite), models::create_model),
+        route(PUT, "/model/updateModel", Logged(ModelWrite), models::update_model),
+        route(DELETE, "/model/deleteModel", Logged(ModelWrite), models::delete_model),
+        route(POST, "/model/deleteModel", Logged(ModelWrite), models::delete_model_by_post),
+        route(GET, "/model/getModel", Known(ModelWrite), models::get_model),
+        route(POST, "/model/listModel", Known(ModelWrite), models::list_model),
+        route(POST, "/stat/listModelStat", Known(StatRead), stats::list_model_stat),
+        route(POST, "/opLog/listOpLog", Known(StatRead), oplog::list_op_log),
         // Whoever was given the URL of a result.
         route(GET, "/file/{*key}", Open, files::file),
         // Probes and tools.
@@ -144,9 +148,18 @@ where
     Route { method, path, access, handler: on(method, handler) }
 }
 
+impl Access {
+    /// What a caller must have been given, `None` where it need not even be known.
+    fn scope(self) -> Option<Scope> {
+        match self {
+            Access::Open => None,
+            Access::Known(scope) | Access::Logged(scope) => Some(scope),
+        }
+    }
+}
+
 impl Route {
     /// The method as it stands in a request.
-    #[cfg(test)]
     fn method_name(&self) -> &'static str {
         let names = [
             (MethodFilter::GET, "GET"),
@@ -159,7 +172,8 @@ impl Route {
 
     /// The handler behind its layers; the last one added is the first to see a request.
     fn layered(self, state: &ApiState, rate: Option<&Arc<Rate>>) -> MethodRouter<ApiState> {
-        let identify = from_fn_with_state(Arc::new(state.config.auth.clone()), auth::identify);
+        let identify = from_fn_with_state(state.gate.clone(), auth::identify);
+        let permit = |scope: Scope| from_fn_with_state(scope, auth::permit);
         let record = from_fn_with_state(state.clone(), audit::record);
         let receive = from_fn_with_state(Limits::of_bytes(state.config.server.max_body_bytes), request::receive);
         let received = |handler: MethodRouter<ApiState>| handler.route_layer(from_fn(auth::act)).route_layer(receive);
@@ -169,8 +183,10 @@ impl Route {
         };
         match self.access {
             Access::Open => self.handler,
-            Access::Known => limited(received(self.handler)).route_layer(identify),
-            Access::Logged => limited(received(self.handler).route_layer(record)).route_layer(identify),
+            Access::Known(scope) => limited(received(self.handler).route_layer(permit(scope))).route_layer(identify),
+            Access::Logged(scope) => {
+                limited(received(self.handler).route_layer(permit(scope)).route_layer(record)).route_layer(identify)
+            }
         }
     }
 }
@@ -188,7 +204,7 @@ mod tests {
         request::Ask,
         *,
     };
-    use crate::{config::Auth, task::TenantId};
+    use crate::task::TenantId;
 
     const LIMIT: usize = 1000;
     const ANN: &str = r#"{"tenantId":7,"userName":"ann"}"#;
@@ -212,7 +228,7 @@ mod tests {
             .route("/echo", post(echo).get(echo))
             .route_layer(from_fn(auth::act))
             .route_layer(from_fn_with_state(Limits::of_bytes(LIMIT), request::receive))
-            .route_layer(from_fn_with_state(Arc::new(Auth::Gateway { secret: None }), auth::identify))
+            .route_layer(from_fn_with_state(Gate::gateway(), auth::identify))
             .route("/panic", post(|| async { panic!("secret plans") as () }));
         finished(table)
     }

@@ -10,7 +10,7 @@ use tracing::warn;
 use url::Url;
 
 use crate::{
-    api::{self, ApiState, Tls},
+    api::{self, ApiState, Gate, Tls},
     catalog::Catalog,
     cleaner::Cleaner,
     clock,
@@ -74,6 +74,7 @@ impl App {
             false => None,
         };
         let (store, committers) = Store::open(&config.database, config.vault.clone()).await?;
+        let gate = Gate::open(&config.auth, &store).map_err(anyhow::Error::msg).context("auth")?;
         let (oplog, oplog_writer) = oplog::channel();
         let catalog = Catalog::new(store.clone());
         let stopping = CancellationToken::new();
@@ -82,8 +83,10 @@ impl App {
         let mut parts = vec![part("database writers", |stop| committers.run(stop))];
         let log_store = store.clone();
         parts.push(part("operation log", |stop| oplog_writer.run(log_store, stop)));
-        let gate = permits.clone();
-        parts.push(part("permits", |stop| async move { gate.run(stop).await }));
+        let permits_kept = permits.clone();
+        parts.push(part("permits", |stop| async move { permits_kept.run(stop).await }));
+        let callers = gate.clone();
+        parts.push(part("identity provider", |stop| callers.run(stop)));
         let bus = wake.clone();
         parts.push(part("wake-ups", |stop| async move { bus.run(stop).await }));
         let server_stops_before = parts.len();
@@ -106,6 +109,7 @@ impl App {
         let egress = config.egress.clone();
         let state = ApiState {
             config: Arc::new(config),
+            gate,
             store: store.clone(),
             catalog,
             wake,

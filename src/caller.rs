@@ -1,8 +1,11 @@
-//! Who is calling: tenant, user, and whether it may act for other tenants.
+//! Who is calling: tenant, user, and what it may do.
+
+mod scope;
 
 use base64::Engine as _;
 use serde_json::{Map, Value};
 
+pub use self::scope::{Scope, Scopes};
 use crate::task::TenantId;
 
 /// Most characters of a user's name, as wide as the column `creator`.
@@ -15,8 +18,8 @@ pub struct Caller {
     pub tenant: TenantId,
     /// Its name, as `creator` of what it makes.
     pub user: String,
-    /// It may name any tenant.
-    pub admin: bool,
+    /// What it may do.
+    pub scopes: Scopes,
 }
 
 /// A caller that is not an admin named a tenant that is not its own.
@@ -26,7 +29,12 @@ pub struct ForeignTenant;
 impl Caller {
     /// Mode `anonymous`: tenant 0, admin.
     pub fn anonymous() -> Caller {
-        Caller { tenant: TenantId(0), user: "anonymous".to_owned(), admin: true }
+        Caller { tenant: TenantId(0), user: "anonymous".to_owned(), scopes: Scopes::ADMIN }
+    }
+
+    /// True where it may name any tenant.
+    pub fn is_admin(&self) -> bool {
+        self.scopes.allow(Scope::Admin)
     }
 
     /// This caller, acting for `tenant` where the request named one.
@@ -35,10 +43,15 @@ impl Caller {
     /// Where it may not.
     pub fn acting_for(&self, tenant: Option<TenantId>) -> Result<Caller, ForeignTenant> {
         match tenant {
-            Some(tenant) if tenant != self.tenant && !self.admin => Err(ForeignTenant),
+            Some(tenant) if tenant != self.tenant && !self.is_admin() => Err(ForeignTenant),
             Some(tenant) => Ok(Caller { tenant, ..self.clone() }),
             None => Ok(self.clone()),
         }
+    }
+
+    /// This caller as an `X-User-Info`, for services that trust ours to know who is calling.
+    pub fn user_info(&self) -> String {
+        serde_json::json!({ "tenantId": self.tenant.0.to_string(), "userName": self.user }).to_string()
     }
 
     /// Reads `X-User-Info`: a JSON object, plain, percent-encoded or base64 (either alphabet).
@@ -47,26 +60,39 @@ impl Caller {
     /// Says what the header lacks, without repeating it.
     pub fn from_user_info(header: &str) -> Result<Caller, &'static str> {
         let info = object(header).ok_or("is not a JSON object, plain, percent-encoded or base64")?;
-        let tenant = match info.get("tenantId") {
-            Some(Value::Number(number)) => number.as_i64(),
-            Some(Value::String(digits)) => digits.parse().ok(),
-            _ => None,
-        }
-        .ok_or("has no tenantId that is a 64-bit number")?;
-        let user = ["userName", "userId"]
-            .into_iter()
-            .find_map(|key| match info.get(key) {
-                Some(Value::String(name)) if !name.is_empty() => Some(name.clone()),
-                Some(Value::Number(number)) => Some(number.to_string()),
-                _ => None,
-            })
-            .ok_or("has neither userName nor userId")?;
-        if user.chars().count() > MAX_USER || user.chars().any(char::is_control) {
+        let tenant = tenant(info.get("tenantId")).ok_or("has no tenantId that is a 64-bit number")?;
+        let user = ["userName", "userId"].into_iter().find_map(|key| user(info.get(key)));
+        let user = user.ok_or("has neither userName nor userId")?;
+        if !is_name(&user) {
             return Err("has a user name that is over 64 characters or has control characters");
         }
         let admin = info.get("admin") == Some(&Value::Bool(true));
-        Ok(Caller { tenant: TenantId(tenant), user, admin })
+        Ok(Caller { tenant, user, scopes: if admin { Scopes::ADMIN } else { Scopes::TENANT } })
     }
+}
+
+/// A tenant as JSON: a 64-bit number, or a text of its digits.
+pub(crate) fn tenant(value: Option<&Value>) -> Option<TenantId> {
+    match value? {
+        Value::Number(number) => number.as_i64(),
+        Value::String(digits) => digits.parse().ok(),
+        _ => None,
+    }
+    .map(TenantId)
+}
+
+/// A user as JSON: a text that is not empty, or a number.
+pub(crate) fn user(value: Option<&Value>) -> Option<String> {
+    match value? {
+        Value::String(name) if !name.is_empty() => Some(name.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+/// What fits the column `creator` and a line of a log.
+pub fn is_name(user: &str) -> bool {
+    !user.is_empty() && user.chars().count() <= MAX_USER && !user.chars().any(char::is_control)
 }
 
 fn object(header: &str) -> Option<Map<String, Value>> {
@@ -91,7 +117,7 @@ mod tests {
     use super::*;
 
     fn ann() -> Caller {
-        Caller { tenant: TenantId(7), user: "ann".into(), admin: false }
+        Caller { tenant: TenantId(7), user: "ann".into(), scopes: Scopes::TENANT }
     }
 
     #[test]
@@ -107,8 +133,8 @@ mod tests {
     #[test]
     fn the_user_id_stands_in_for_a_name_and_admin_must_be_true() {
         let caller = Caller::from_user_info(r#"{"tenantId":7,"userId":42,"admin":"true"}"#).unwrap();
-        assert_eq!((caller.user.as_str(), caller.admin), ("42", false));
-        assert!(Caller::from_user_info(r#"{"tenantId":7,"userId":1,"admin":true}"#).unwrap().admin);
+        assert_eq!((caller.user.as_str(), caller.is_admin()), ("42", false));
+        assert!(Caller::from_user_info(r#"{"tenantId":7,"userId":1,"admin":true}"#).unwrap().is_admin());
     }
 
     #[test]

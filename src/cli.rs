@@ -5,7 +5,9 @@ pub mod demo;
 mod healthcheck;
 mod migrate;
 mod openapi;
+mod secrets;
 mod serve;
+mod token;
 
 use std::{
     io::{self, Write},
@@ -24,6 +26,7 @@ Examples:
   model-asynch                                  serve with ./config.yml, or with the defaults
   model-asynch --config /etc/model-asynch.yml   serve with another file
   MODEL_ASYNCH__SERVER__ADDRESS=127.0.0.1:9000 model-asynch
+  model-asynch token create --tenant 7 --user ci --scopes task:write,task:read --expires 30d
   model-asynch check-config                     show what is in force, and what looks wrong
 
 Every key of config.yml can be set by the environment: MODEL_ASYNCH__WORKER__LEASE_SECONDS is
@@ -58,6 +61,12 @@ enum Command {
     CheckConfig,
     /// Print the description of the HTTP interface (OpenAPI, JSON)
     Openapi,
+    /// Make, list and revoke the tokens of auth.mode token
+    #[command(subcommand)]
+    Token(token::Command),
+    /// Change the key that secrets are stored under
+    #[command(subcommand)]
+    Secrets(secrets::Command),
     /// Ask a running service whether it is ready; exit code 0 if it is, 1 if not
     Healthcheck(healthcheck::Args),
 }
@@ -75,6 +84,8 @@ impl Cli {
             Command::Migrate => block_on(migrate::run(load_from(file)?)),
             Command::CheckConfig => check_config::run(file),
             Command::Openapi => openapi::run(),
+            Command::Token(command) => block_on(token::run(command, load_from(file)?)),
+            Command::Secrets(command) => block_on(secrets::run(command, load_from(file)?)),
             // Any trouble means "not ready" here, a bad configuration too.
             Command::Healthcheck(args) => block_on(healthcheck::run(args, || Ok(load_from(file)?))),
         }

@@ -47,6 +47,12 @@ pub fn token() -> String {
     Uuid::new_v4().simple().to_string()
 }
 
+/// 256 random bits that nobody can guess; `None` where the system has no random numbers.
+pub fn secret() -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    aws_lc_rs::rand::fill(&mut bytes).ok().map(|()| bytes)
+}
+
 /// A number in 0..1 for jitter.
 pub fn dice() -> f64 {
     fastrand::f64()

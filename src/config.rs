@@ -14,7 +14,11 @@ use std::{fmt, net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 use chrono_tz::Tz;
 use url::Url;
 
-use crate::{egress::Egress, secrets::Vault};
+use crate::{
+    egress::Egress,
+    jwt::{KeySet, Rules},
+    secrets::Vault,
+};
 
 /// Everything the service can be told.
 #[derive(Debug, Clone)]
@@ -92,6 +96,24 @@ pub enum Auth {
         /// What `X-Gateway-Secret` must be, where set.
         secret: Option<String>,
     },
+    /// Callers bring tokens that were made with the command line.
+    Token,
+    /// Callers bring tokens of an identity provider.
+    Jwt {
+        /// What they must say.
+        rules: Rules,
+        /// What they are verified with.
+        keys: JwtKeys,
+    },
+}
+
+/// What tokens of an identity provider are verified with.
+#[derive(Debug, Clone)]
+pub enum JwtKeys {
+    /// A secret, or what was in a file at the start.
+    Fixed(KeySet),
+    /// What the provider publishes here.
+    Published(Url),
 }
 
 /// Where tasks are kept.
@@ -242,6 +264,8 @@ impl fmt::Debug for Auth {
         match self {
             Auth::Anonymous => f.write_str("Anonymous"),
             Auth::Gateway { secret } => write!(f, "Gateway(secret: {})", secret.is_some()),
+            Auth::Token => f.write_str("Token"),
+            Auth::Jwt { rules, keys } => f.debug_struct("Jwt").field("rules", rules).field("keys", keys).finish(),
         }
     }
 }
@@ -287,5 +311,10 @@ mod tests {
         let shown = format!("{:?}", check::check(&raw).unwrap());
         assert!(shown.contains("models") && shown.contains("postgres://app:****@db/app"), "{shown}");
         assert!(!shown.contains("geheim") && !shown.contains("BwcH"), "{shown}");
+        raw.auth.mode = "jwt".into();
+        raw.auth.jwt.secret = "geheim".repeat(8);
+        raw.secrets.previous_keys = raw.secrets.key.clone();
+        let shown = format!("{:?}", check::check(&raw).unwrap());
+        assert!(shown.contains("HS256") && !shown.contains("geheim") && !shown.contains("BwcH"), "{shown}");
     }
 }

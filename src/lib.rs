@@ -11,7 +11,7 @@
 //! ```text
 //! cli ─▶ app ─▶ { api, worker, cleaner }
 //!                  ─▶ { catalog, oplog, store, permits, wake, storage, spool, periodic }
-//!                       ─▶ { task, model, caller, stats, config, secrets, egress, clock }
+//!                       ─▶ { task, model, caller, token, jwt, stats, config, secrets, egress, clock }
 //! ```
 //!
 //! * [`task`]: what a task is; `task::lifecycle` says which state follows which, and nobody else.
@@ -66,7 +66,9 @@ pub mod caller;
 pub mod clock;
 pub mod config;
 pub mod egress;
+pub mod jwt;
 pub mod model;
 pub mod secrets;
 pub mod stats;
 pub mod task;
+pub mod token;

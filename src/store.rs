@@ -11,8 +11,10 @@
 pub mod models;
 pub mod nodes;
 pub mod oplog;
+pub mod secrets;
 pub mod stats;
 pub mod tasks;
+pub mod tokens;
 
 mod group;
 mod migrate;
@@ -21,7 +23,13 @@ mod row;
 mod sqlite;
 mod value;
 
-use std::{fs::File, path::Path, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    fs::{File, TryLockError},
+    path::Path,
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
 
 use sqlx::{
     Connection as _, PgConnection, PgPool, SqlitePool,
@@ -143,16 +151,46 @@ impl Store {
         let (backend, lock) = match config {
             Database::Postgres { url, max_connections } => (open_postgres(url, *max_connections).await?, None),
             Database::Sqlite { path } => {
-                let lock = lock_database(path)?;
+                let lock = lock_database(path)?.ok_or_else(|| {
+                    let message = "another process uses it; an embedded database has one";
+                    StoreError::Unavailable(format!("cannot open {}: {message}", path.display()))
+                })?;
                 (open_sqlite(path).await?, Some(Arc::new(lock)))
             }
         };
         migrate::run(&backend).await?;
+        Ok(Store::over(backend, vault, lock))
+    }
+
+    /// Connects for a command that administers, which must also work beside a running service.
+    ///
+    /// An embedded database has one service, but may have a second writer for as long as a statement
+    /// takes: SQLite's own lock keeps the two apart, and what the service remembers of its lanes is
+    /// nothing that such a command changes. Only the schema stays the service's.
+    ///
+    /// # Errors
+    /// Out of reach, a migration that failed, or a running service with another schema.
+    pub async fn administer(config: &Database, vault: Vault) -> Result<Store, StoreError> {
+        if let Database::Sqlite { path } = config
+            && lock_database(path)?.is_none()
+        {
+            let backend = open_sqlite(path).await?;
+            if !migrate::is_current(&backend).await? {
+                let message = "the service that runs on it is of another version; stop it, or use its own program";
+                return Err(StoreError::Unavailable(format!("cannot open {}: {message}", path.display())));
+            }
+            return Ok(Store::over(backend, vault, None).0);
+        }
+        // Administration enqueues and finishes no tasks.
+        Ok(Store::open(config, vault).await?.0)
+    }
+
+    fn over(backend: Backend, vault: Vault, lock: Option<Arc<File>>) -> (Store, Committers) {
         let enqueue = Enqueuer { backend: backend.clone(), vault: vault.clone(), lanes: LaneMemory::default() };
         let (enqueuer, enqueue_committer) = group(enqueue);
         let (applier, apply_committer) = group(Applier { backend: backend.clone() });
         let store = Store { backend, vault, enqueuer, applier, _lock: lock };
-        Ok((store, Committers { enqueuer: enqueue_committer, applier: apply_committer }))
+        (store, Committers { enqueuer: enqueue_committer, applier: apply_committer })
     }
 
     /// Asks the database for a sign of life.
@@ -246,9 +284,9 @@ async fn open_sqlite(path: &Path) -> Result<Backend, StoreError> {
     Ok(Backend::Sqlite { readers: pool(SQLITE_READERS).await?, writer })
 }
 
-/// Makes the database's folder and takes the lock beside the file; the kernel drops it with the
-/// process.
-fn lock_database(path: &Path) -> Result<File, StoreError> {
+/// Makes the database's folder and takes the lock beside the file, `None` where another process has
+/// it; the kernel drops it with the process.
+fn lock_database(path: &Path) -> Result<Option<File>, StoreError> {
     let unavailable = |what: &str, error: &dyn std::fmt::Display| {
         StoreError::Unavailable(format!("cannot {what} {}: {error}", path.display()))
     };
@@ -258,8 +296,11 @@ fn lock_database(path: &Path) -> Result<File, StoreError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let lock = File::create(name).map_err(|error| unavailable("lock", &error))?;
-    lock.try_lock().map_err(|_| unavailable("open", &"another process uses it; an embedded database has one"))?;
-    Ok(lock)
+    match lock.try_lock() {
+        Ok(()) => Ok(Some(lock)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(unavailable("lock", &error)),
+    }
 }
 
 impl From<sqlx::Error> for StoreError {

@@ -165,7 +165,7 @@ impl Drop for Entry {
 fn address(mode: &Auth, request: &Request) -> String {
     let reported = match mode {
         Auth::Gateway { .. } => first_hop(request.headers()),
-        Auth::Anonymous => None,
+        Auth::Anonymous | Auth::Token | Auth::Jwt { .. } => None,
     };
     let peer = || request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
     reported.or_else(peer).map(|ip| ip.to_canonical().to_string()).unwrap_or_default()

@@ -1,24 +1,49 @@
-//! From a request to a [`Caller`]: first who it is, from the headers alone and before a byte of the
-//! body is read; then for which tenant it acts, from what was sent. Handlers take [`Acting`] and see
-//! only the latter, so none of them can forget the check.
+//! From a request to a [`Caller`]: first who it is and whether it may call this route, from the
+//! headers alone and before a byte of the body is read; then for which tenant it acts, from what was
+//! sent. Handlers take [`Acting`] and see only the last, so none of them can forget a check.
 
-use std::sync::Arc;
+mod jwt;
+mod token;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use axum::{
     extract::{FromRequestParts, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, request::Parts},
+    http::{HeaderMap, HeaderName, HeaderValue, header, request::Parts},
     middleware::Next,
     response::Response,
 };
 
+use tokio_util::sync::CancellationToken;
+
+use self::{jwt::Jwts, token::Tokens};
 use super::{audit::Notes, error::ApiError, request::Sent};
-use crate::{caller::Caller, config::Auth, task::TenantId};
+use crate::{
+    caller::{Caller, Scope},
+    config::Auth,
+    store::Store,
+    task::TenantId,
+};
 
 /// Who the gateway (or, in mode `anonymous`, the caller itself) says is calling.
 pub(crate) const USER_INFO: HeaderName = HeaderName::from_static("x-user-info");
 /// How the gateway proves that it is the gateway.
 const GATEWAY_SECRET: HeaderName = HeaderName::from_static("x-gateway-secret");
+
+/// Longest token in bytes: providers that list every group of a user come to a few thousand.
+const MAX_TOKEN: usize = 16 << 10;
+
+/// Finds out who is calling, as `auth.mode` says; cheap to clone.
+#[derive(Clone)]
+pub struct Gate(Mode);
+
+/// One for each `auth.mode`.
+#[derive(Clone)]
+enum Mode {
+    Anonymous,
+    Gateway { secret: Option<String> },
+    Token(Tokens),
+    Jwt(Jwts),
+}
 
 /// The caller, for handlers: its tenant is the one it acts for.
 #[derive(Debug, Clone)]
@@ -29,14 +54,20 @@ pub(crate) struct Acting(pub(crate) Caller);
 pub(crate) struct NamedTenant(pub(crate) Option<TenantId>);
 
 /// Layer: finds out who is calling, or answers 401.
-pub(crate) async fn identify(
-    State(mode): State<Arc<Auth>>,
-    mut request: Request,
-    next: Next,
-) -> Result<Response, ApiError> {
-    let caller = caller(&mode, request.headers())?;
+pub(crate) async fn identify(State(gate): State<Gate>, mut request: Request, next: Next) -> Result<Response, ApiError> {
+    let caller = gate.caller(request.headers()).await?;
     request.extensions_mut().insert(Acting(caller));
     Ok(next.run(request).await)
+}
+
+/// Layer, behind `identify`: lets callers pass that have the route's scope, or answers 403.
+pub(crate) async fn permit(
+    State(scope): State<Scope>,
+    Acting(caller): Acting,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    if caller.scopes.allow(scope) { Ok(next.run(request).await) } else { Err(ApiError::lacks_scope(scope)) }
 }
 
 /// Layer, behind `identify` and `request::receive`: lets the caller act for the tenant that the
@@ -59,18 +90,67 @@ pub(crate) async fn act(
     Ok(next.run(request).await)
 }
 
-/// One arm for each mode.
-fn caller(mode: &Auth, headers: &HeaderMap) -> Result<Caller, ApiError> {
-    match mode {
-        Auth::Anonymous => Ok(user_info(headers)?.unwrap_or_else(Caller::anonymous)),
-        Auth::Gateway { secret } => {
-            if let Some(secret) = secret {
-                check_gateway(secret, headers)?;
-            }
-            user_info(headers)?
-                .ok_or_else(|| ApiError::unauthenticated("X-User-Info is missing; call through the gateway"))
+impl Gate {
+    /// The gate that the configuration asks for.
+    ///
+    /// # Errors
+    /// What cannot be set up, in words.
+    pub fn open(auth: &Auth, store: &Store) -> Result<Gate, String> {
+        Ok(Gate(match auth {
+            Auth::Anonymous => Mode::Anonymous,
+            Auth::Gateway { secret } => Mode::Gateway { secret: secret.clone() },
+            Auth::Token => Mode::Token(Tokens::new(store.clone())),
+            Auth::Jwt { rules, keys } => Mode::Jwt(Jwts::new(rules, keys)?),
+        }))
+    }
+
+    /// Keeps what is known of an identity provider fresh until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        match &self.0 {
+            Mode::Anonymous | Mode::Gateway { .. } | Mode::Token(_) => stop.cancelled().await,
+            Mode::Jwt(jwts) => jwts.run(stop).await,
         }
     }
+
+    /// A gate for tests of what lies behind it.
+    #[cfg(test)]
+    pub(super) fn gateway() -> Gate {
+        Gate(Mode::Gateway { secret: None })
+    }
+
+    async fn caller(&self, headers: &HeaderMap) -> Result<Caller, ApiError> {
+        match &self.0 {
+            Mode::Anonymous => Ok(user_info(headers)?.unwrap_or_else(Caller::anonymous)),
+            Mode::Gateway { secret } => {
+                if let Some(secret) = secret {
+                    check_gateway(secret, headers)?;
+                }
+                user_info(headers)?
+                    .ok_or_else(|| ApiError::unauthenticated("X-User-Info is missing; call through the gateway"))
+            }
+            Mode::Token(tokens) => tokens.caller(bearer(headers)?).await,
+            Mode::Jwt(jwts) => jwts.caller(bearer(headers)?).await,
+        }
+    }
+}
+
+/// The token in `Authorization: Bearer <token>`.
+fn bearer(headers: &HeaderMap) -> Result<&str, ApiError> {
+    const MISSING: &str = "send the header Authorization: Bearer <token>";
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let value = values.next().ok_or_else(|| ApiError::no_token(MISSING))?;
+    if values.next().is_some() {
+        return Err(ApiError::bad_token("Authorization is there more than once"));
+    }
+    let (scheme, token) = value.to_str().ok().and_then(|text| text.split_once(' ')).unwrap_or_default();
+    let token = token.trim();
+    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() {
+        return Err(ApiError::no_token(MISSING));
+    }
+    if token.len() > MAX_TOKEN {
+        return Err(ApiError::bad_token(format!("the token is over {MAX_TOKEN} bytes")));
+    }
+    Ok(token)
 }
 
 fn check_gateway(secret: &str, headers: &HeaderMap) -> Result<(), ApiError> {
@@ -128,40 +208,60 @@ mod tests {
         headers
     }
 
-    fn user(mode: &Auth, pairs: &[(&'static str, &str)]) -> Result<String, Kind> {
-        caller(mode, &headers(pairs)).map(|caller| caller.user).map_err(|error| error.kind())
+    async fn user(mode: &Mode, pairs: &[(&'static str, &str)]) -> Result<String, Kind> {
+        let caller = Gate(mode.clone()).caller(&headers(pairs)).await;
+        caller.map(|caller| caller.user).map_err(|error| error.kind())
     }
 
     #[test]
-    fn anonymous_believes_user_info_where_there_is_one() {
-        assert_eq!(user(&Auth::Anonymous, &[]), Ok("anonymous".into()));
-        assert_eq!(user(&Auth::Anonymous, &[("x-user-info", ANN)]), Ok("ann".into()));
-        assert_eq!(user(&Auth::Anonymous, &[("x-user-info", "?")]), Err(Kind::Unauthenticated));
+    fn a_token_is_sent_once_under_its_scheme() {
+        let sent = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append("authorization", value.parse().unwrap());
+            }
+            bearer(&headers).map(str::to_owned).map_err(|error| error.kind())
+        };
+        for value in ["Bearer abc", "bearer  abc", "BEARER abc "] {
+            assert_eq!(sent(&[value]).as_deref(), Ok("abc"), "{value}");
+        }
+        let long = format!("Bearer {}", "x".repeat(MAX_TOKEN + 1));
+        for values in [&[][..], &[""], &["abc"], &["Bearer"], &["Bearer "], &["Basic abc"], &["Bearer a", "Bearer a"]] {
+            assert_eq!(sent(values), Err(Kind::Unauthenticated), "{values:?}");
+        }
+        assert_eq!(sent(&[&long]), Err(Kind::Unauthenticated));
     }
 
-    #[test]
-    fn a_gateway_must_say_who_is_calling() {
-        let gateway = Auth::Gateway { secret: None };
-        assert_eq!(user(&gateway, &[("x-user-info", ANN)]), Ok("ann".into()));
-        assert_eq!(user(&gateway, &[]), Err(Kind::Unauthenticated));
-        assert_eq!(user(&gateway, &[("x-user-info", "{}")]), Err(Kind::Unauthenticated));
-        assert_eq!(user(&gateway, &[("x-user-info", ANN), ("x-user-info", ANN)]), Err(Kind::Unauthenticated));
+    #[tokio::test]
+    async fn anonymous_believes_user_info_where_there_is_one() {
+        assert_eq!(user(&Mode::Anonymous, &[]).await, Ok("anonymous".into()));
+        assert_eq!(user(&Mode::Anonymous, &[("x-user-info", ANN)]).await, Ok("ann".into()));
+        assert_eq!(user(&Mode::Anonymous, &[("x-user-info", "?")]).await, Err(Kind::Unauthenticated));
     }
 
-    #[test]
-    fn a_gateway_with_a_secret_must_know_it() {
-        let gateway = Auth::Gateway { secret: Some("s3cret".into()) };
-        assert_eq!(user(&gateway, &[("x-user-info", ANN), ("x-gateway-secret", "s3cret")]), Ok("ann".into()));
+    #[tokio::test]
+    async fn a_gateway_must_say_who_is_calling() {
+        let gateway = Mode::Gateway { secret: None };
+        assert_eq!(user(&gateway, &[("x-user-info", ANN)]).await, Ok("ann".into()));
+        assert_eq!(user(&gateway, &[]).await, Err(Kind::Unauthenticated));
+        assert_eq!(user(&gateway, &[("x-user-info", "{}")]).await, Err(Kind::Unauthenticated));
+        assert_eq!(user(&gateway, &[("x-user-info", ANN), ("x-user-info", ANN)]).await, Err(Kind::Unauthenticated));
+    }
+
+    #[tokio::test]
+    async fn a_gateway_with_a_secret_must_know_it() {
+        let gateway = Mode::Gateway { secret: Some("s3cret".into()) };
+        assert_eq!(user(&gateway, &[("x-user-info", ANN), ("x-gateway-secret", "s3cret")]).await, Ok("ann".into()));
         for wrong in ["", "s3cre", "s3crets", "S3cret"] {
             let sent = [("x-user-info", ANN), ("x-gateway-secret", wrong)];
-            assert_eq!(user(&gateway, &sent), Err(Kind::Unauthenticated), "{wrong}");
+            assert_eq!(user(&gateway, &sent).await, Err(Kind::Unauthenticated), "{wrong}");
         }
-        assert_eq!(user(&gateway, &[("x-user-info", ANN)]), Err(Kind::Unauthenticated));
+        assert_eq!(user(&gateway, &[("x-user-info", ANN)]).await, Err(Kind::Unauthenticated));
     }
 
-    #[test]
-    fn a_name_in_utf8_is_read_from_a_plain_header() {
+    #[tokio::test]
+    async fn a_name_in_utf8_is_read_from_a_plain_header() {
         let info = r#"{"tenantId":7,"userName":"Jürgen 王"}"#;
-        assert_eq!(user(&Auth::Anonymous, &[("x-user-info", info)]), Ok("Jürgen 王".into()));
+        assert_eq!(user(&Mode::Anonymous, &[("x-user-info", info)]).await, Ok("Jürgen 王".into()));
     }
 }

@@ -17,7 +17,11 @@ use utoipa::{
 };
 
 use super::exchange::RequestId;
-use crate::{caller::ForeignTenant, model::FieldError, store::StoreError};
+use crate::{
+    caller::{ForeignTenant, Scope},
+    model::FieldError,
+    store::StoreError,
+};
 
 /// Seconds after which a caller may try again while a dependency is out of reach: the time that a
 /// restarted database or a failover typically takes.
@@ -67,7 +71,21 @@ pub(crate) struct ApiError {
     message: String,
     field: Option<String>,
     retry_after: Option<u32>,
+    challenge: Option<Challenge>,
     cause: Option<String>,
+}
+
+/// What `WWW-Authenticate` says (RFC 6750 §3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Challenge {
+    /// Come through the gateway.
+    Gateway,
+    /// Bring a token.
+    Token,
+    /// Bring another token.
+    OtherToken,
+    /// Bring a token with that scope.
+    Scope(Scope),
 }
 
 /// A failed request: `code` is never 0, `data` is always null.
@@ -205,7 +223,7 @@ impl Kind {
 
 impl ApiError {
     fn new(kind: Kind, message: impl Into<String>) -> ApiError {
-        ApiError { kind, message: message.into(), field: None, retry_after: None, cause: None }
+        ApiError { kind, message: message.into(), field: None, retry_after: None, challenge: None, cause: None }
     }
 
     /// A field breaks its rule; `complaint` follows the field's name: `must be …`, `is required`.
@@ -220,9 +238,25 @@ impl ApiError {
         ApiError::new(Kind::Malformed, message)
     }
 
-    /// Nobody we know.
+    /// Nobody that a gateway told us of.
     pub(crate) fn unauthenticated(message: impl Into<String>) -> ApiError {
-        ApiError::new(Kind::Unauthenticated, message)
+        ApiError { challenge: Some(Challenge::Gateway), ..ApiError::new(Kind::Unauthenticated, message) }
+    }
+
+    /// No token came along.
+    pub(crate) fn no_token(message: impl Into<String>) -> ApiError {
+        ApiError { challenge: Some(Challenge::Token), ..ApiError::new(Kind::Unauthenticated, message) }
+    }
+
+    /// The token that came along is not good.
+    pub(crate) fn bad_token(message: impl Into<String>) -> ApiError {
+        ApiError { challenge: Some(Challenge::OtherToken), ..ApiError::new(Kind::Unauthenticated, message) }
+    }
+
+    /// The caller may not use this route.
+    pub(crate) fn lacks_scope(scope: Scope) -> ApiError {
+        let message = format!("this call needs the scope {}, which the token does not have", scope.word());
+        ApiError { challenge: Some(Challenge::Scope(scope)), ..ApiError::new(Kind::Forbidden, message) }
     }
 
     /// Nothing is served under that path.
@@ -355,15 +389,44 @@ impl ApiError {
             return response;
         };
         let body = error.body(id);
-        let retry_after = error.retry_after;
+        let (retry_after, challenge) = (error.retry_after, error.challenge);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         if let Some(seconds) = retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
+        if let Some(challenge) = challenge {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge.words()));
+        }
         *response.body_mut() = Body::from(body);
         response
+    }
+}
+
+impl Challenge {
+    const fn words(self) -> &'static str {
+        match self {
+            Challenge::Gateway => "X-User-Info realm=\"model-asynch\"",
+            Challenge::Token => "Bearer realm=\"model-asynch\"",
+            Challenge::OtherToken => "Bearer realm=\"model-asynch\", error=\"invalid_token\"",
+            Challenge::Scope(scope) => scope_challenge(scope),
+        }
+    }
+}
+
+const fn scope_challenge(scope: Scope) -> &'static str {
+    macro_rules! lacking {
+        ($scope:literal) => {
+            concat!("Bearer realm=\"model-asynch\", error=\"insufficient_scope\", scope=\"", $scope, "\"")
+        };
+    }
+    match scope {
+        Scope::TaskWrite => lacking!("task:write"),
+        Scope::TaskRead => lacking!("task:read"),
+        Scope::ModelWrite => lacking!("model:write"),
+        Scope::StatRead => lacking!("stat:read"),
+        Scope::Admin => lacking!("admin"),
     }
 }
 
@@ -475,6 +538,23 @@ mod tests {
         }
         let (response, _) = rendered(ApiError::no_such_task()).await;
         assert!(!response.headers().contains_key("retry-after"));
+    }
+
+    #[tokio::test]
+    async fn who_is_not_let_in_is_told_what_to_bring() {
+        for (error, challenge) in [
+            (ApiError::unauthenticated("x"), "X-User-Info realm=\"model-asynch\""),
+            (ApiError::no_token("x"), "Bearer realm=\"model-asynch\""),
+            (ApiError::bad_token("x"), "Bearer realm=\"model-asynch\", error=\"invalid_token\""),
+        ] {
+            assert_eq!(rendered(error).await.0.headers()["www-authenticate"], challenge);
+        }
+        for scope in Scope::ALL {
+            let (response, body) = rendered(ApiError::lacks_scope(scope)).await;
+            let challenge = response.headers()["www-authenticate"].to_str().unwrap();
+            assert!(challenge.ends_with(&format!("error=\"insufficient_scope\", scope=\"{}\"", scope.word())));
+            assert!(body["message"].as_str().unwrap().contains(scope.word()), "{body}");
+        }
     }
 
     #[tokio::test]

@@ -15,15 +15,17 @@ use utoipa::{
         example::ExampleBuilder,
         path::{Operation, ParameterBuilder, ParameterIn, PathItem},
         schema::{ObjectBuilder, SchemaType, Type},
-        security::{ApiKey, ApiKeyValue, SecurityRequirement, SecurityScheme},
+        security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
     },
 };
 
 use super::{
+    Route,
     error::{ApiError, Failure, Kind},
-    files, health, models, oplog, stats, tasks,
+    files, health, models, oplog, routes, stats, tasks,
     wire::id_asked,
 };
+use crate::caller::Scope;
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -65,9 +67,6 @@ use super::{
 )]
 struct Described;
 
-/// Tags of the routes for which the caller must be known.
-const CALLED_BY_TENANTS: [&str; 4] = ["tasks", "models", "statistics", "operation log"];
-
 /// Failures of every route for which the caller must be known.
 const COMMON: [Kind; 5] = [Kind::Validation, Kind::Unauthenticated, Kind::Forbidden, Kind::Internal, Kind::Unavailable];
 
@@ -84,10 +83,12 @@ static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| serde_json::to_vec(&openapi(
 pub fn openapi() -> OpenApi {
     let mut document = Described::openapi();
     let mut bodies = Vec::new();
-    for operation in document.paths.paths.values_mut().flat_map(operations) {
+    let routes = routes();
+    let operations = document.paths.paths.iter_mut().flat_map(|(path, item)| operations(path, item));
+    for (method, path, operation) in operations {
         name(operation);
-        if is_called_by_tenants(operation) {
-            add_caller(operation);
+        if let Some(scope) = scope(&routes, method, path) {
+            add_caller(operation, scope);
             bodies.extend(body_schema(operation));
         }
         fill_in_failures(operation);
@@ -98,7 +99,9 @@ pub fn openapi() -> OpenApi {
             body.properties.insert("tenantId".to_owned(), tenant_id().into());
         }
     }
-    components.add_security_scheme("userInfo", user_info());
+    for (name, scheme) in [("userInfo", user_info()), ("gatewaySecret", gateway_secret()), ("token", token())] {
+        components.add_security_scheme(name, scheme);
+    }
     document
 }
 
@@ -110,8 +113,18 @@ pub(crate) async fn document() -> Response {
     ([(header::CONTENT_TYPE, "application/json")], DOCUMENT.clone()).into_response()
 }
 
-fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
-    [&mut item.get, &mut item.put, &mut item.post, &mut item.delete].into_iter().flatten()
+fn operations<'a>(
+    path: &'a str,
+    item: &'a mut PathItem,
+) -> impl Iterator<Item = (&'static str, &'a str, &'a mut Operation)> {
+    let methods =
+        [("GET", &mut item.get), ("PUT", &mut item.put), ("POST", &mut item.post), ("DELETE", &mut item.delete)];
+    methods.into_iter().filter_map(move |(method, operation)| Some((method, path, operation.as_mut()?)))
+}
+
+/// What the table of routes asks for there.
+fn scope(routes: &[Route], method: &str, path: &str) -> Option<Scope> {
+    routes.iter().find(|route| route.method_name() == method && route.path == path)?.access.scope()
 }
 
 /// Names operations as the contract does: `createTask`.
@@ -127,12 +140,8 @@ fn name(operation: &mut Operation) {
     operation.operation_id = Some(camel);
 }
 
-fn is_called_by_tenants(operation: &Operation) -> bool {
-    operation.tags.iter().flatten().any(|tag| CALLED_BY_TENANTS.contains(&tag.as_str()))
-}
-
 /// What comes with a caller: how it is known, for whom it acts, and how it may be refused.
-fn add_caller(operation: &mut Operation) {
+fn add_caller(operation: &mut Operation, scope: Scope) {
     let tenant = ParameterBuilder::new()
         .name("tenantId")
         .parameter_in(ParameterIn::Query)
@@ -140,9 +149,19 @@ fn add_caller(operation: &mut Operation) {
         .description(Some(TENANT_ID))
         .schema(Some(id_asked()));
     operation.parameters.get_or_insert_default().push(RefOr::T(tenant.build()));
-    // Mode `anonymous` asks for nothing.
-    let known = SecurityRequirement::new("userInfo", Vec::<String>::new());
-    operation.security = Some(vec![known, SecurityRequirement::default()]);
+    let needs = format!("Needs the scope `{}`, where callers have scopes.", scope.word());
+    operation.description = Some(match operation.description.take() {
+        Some(text) if !text.is_empty() => format!("{text}\n\n{needs}"),
+        _ => needs,
+    });
+    // One for each mode: `token` and `jwt`, `gateway` with and without secret, `anonymous`.
+    let none = Vec::<String>::new;
+    operation.security = Some(vec![
+        SecurityRequirement::new("token", [scope.word()]),
+        SecurityRequirement::new("userInfo", none()).add("gatewaySecret", none()),
+        SecurityRequirement::new("userInfo", none()),
+        SecurityRequirement::default(),
+    ]);
     let of_body = operation.request_body.as_ref().map(|_| OF_BODIES).into_iter().flatten();
     for kind in COMMON.into_iter().chain(of_body) {
         let response = openapi::Response::new(String::new());
@@ -201,6 +220,18 @@ fn user_info() -> SecurityScheme {
     SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::with_description("X-User-Info", description)))
 }
 
+fn gateway_secret() -> SecurityScheme {
+    let description = "How the gateway proves that it is the gateway, where `auth.gatewaySecret` is set.";
+    SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::with_description("X-Gateway-Secret", description)))
+}
+
+fn token() -> SecurityScheme {
+    let description = "Modes `token` (made with `model-asynch token create`) and `jwt` (of an identity provider). The \
+        scopes are `task:write`, `task:read`, `model:write`, `stat:read`, and `admin`, which has them all and may \
+        name any tenant.";
+    SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(description)).build())
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -208,7 +239,6 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::api::routes;
 
     fn document() -> Value {
         serde_json::to_value(openapi()).unwrap()
@@ -278,6 +308,9 @@ mod tests {
             let names = operation["parameters"].as_array().unwrap().iter().map(|parameter| &parameter["name"]);
             assert!(names.into_iter().any(|name| name == "tenantId"), "{}", route.path);
             assert!(operation["responses"]["403"].is_object(), "{}", route.path);
+            let scope = route.access.scope().unwrap().word();
+            assert_eq!(operation["security"][0]["token"], serde_json::json!([scope]), "{}", route.path);
+            assert!(operation["description"].as_str().unwrap().contains(scope), "{}", route.path);
             if let Some(body) = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].as_str() {
                 let schema = document.pointer(body.trim_start_matches('#')).unwrap();
                 assert!(schema["properties"]["tenantId"].is_object(), "{body}");

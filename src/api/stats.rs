@@ -87,7 +87,7 @@ pub(crate) async fn list_model_stat(
     Ask(ask): Ask<ListModelStat>,
 ) -> Answer<PageOf<StatView>> {
     let page = PageAsk::check(ask.page)?;
-    let tenant = if caller.admin { named } else { Some(caller.tenant) };
+    let tenant = if caller.is_admin() { named } else { Some(caller.tenant) };
     let found = api.store.list_stats(tenant, &ask.filter()?, page).await?;
     envelope::page(found.list.into_iter().map(StatView::from).collect(), found.total)
 }

@@ -20,8 +20,9 @@ use super::{
     wire::{Id, PageAsk, Time, filter, raw_json},
 };
 use crate::{
+    caller::Caller,
     clock,
-    config::OssKind,
+    config::{Auth, Config, OssKind},
     model::{MAX_NAME, text},
     storage::Storage,
     store::tasks::{Enqueued, PickedUp, TaskFilter},
@@ -223,7 +224,7 @@ pub(crate) async fn create_task(
         biz_name: ask.biz_name.as_deref().unwrap_or_default(),
         input_ref: ask.input_ref.as_deref().unwrap_or_default(),
         request_payload: ask.request_payload.as_deref(),
-        caller_headers: kept_headers(&api.config.oss.kind, &headers)?,
+        caller_headers: kept_headers(&api.config, &caller, &headers)?,
         traceparent: headers.get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or_default(),
     };
     let task = submission.check(clock::task_id(), &caller, &model)?;
@@ -313,12 +314,16 @@ fn known_state(number: i64) -> Result<TaskState, ApiError> {
 }
 
 /// What only the file service needs is not kept for any other storage.
-fn kept_headers(kind: &OssKind, headers: &HeaderMap) -> Result<CallerHeaders, ApiError> {
-    match kind {
+fn kept_headers(config: &Config, caller: &Caller, headers: &HeaderMap) -> Result<CallerHeaders, ApiError> {
+    match &config.oss.kind {
         OssKind::Fs { .. } | OssKind::S3(_) => Ok(CallerHeaders::default()),
         OssKind::Http { .. } => Ok(CallerHeaders {
             authorization: kept_header(headers, &header::AUTHORIZATION)?,
-            user_info: kept_header(headers, &USER_INFO)?,
+            user_info: match &config.auth {
+                Auth::Anonymous | Auth::Gateway { .. } => kept_header(headers, &USER_INFO)?,
+                // Nobody vouches for what the caller itself wrote there; the file service would believe it.
+                Auth::Token | Auth::Jwt { .. } => caller.user_info(),
+            },
         }),
     }
 }
@@ -398,12 +403,10 @@ impl TaskView {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use axum::http::HeaderValue;
-    use url::Url;
 
     use super::*;
+    use crate::config::{check::check, raw::RawConfig};
 
     fn result(id: &str) -> (TaskId, ResultView) {
         let view = ResultView {
@@ -439,16 +442,26 @@ mod tests {
 
     #[test]
     fn headers_are_kept_for_a_file_service_only() {
+        let config = |mode: &str, kind: &str| {
+            let mut raw = RawConfig::default();
+            raw.auth.mode = mode.into();
+            raw.oss.kind = kind.into();
+            raw.oss.url = "http://files".into();
+            check(&raw).unwrap()
+        };
         let mut headers = HeaderMap::new();
         headers.insert(header::AUTHORIZATION, HeaderValue::from_static("Bearer t"));
         headers.insert(USER_INFO, HeaderValue::from_bytes("{\"userName\":\"王\"}".as_bytes()).unwrap());
-        let service = OssKind::Http { url: Url::parse("http://files").unwrap(), url_pointer: None };
-        let kept = kept_headers(&service, &headers).unwrap();
-        assert_eq!((kept.authorization.as_str(), kept.user_info.as_str()), ("Bearer t", "{\"userName\":\"王\"}"));
-        let folder = OssKind::Fs { path: PathBuf::from("files") };
-        assert!(kept_headers(&folder, &headers).unwrap().is_empty());
+        let kept = |mode: &str, kind: &str, headers: &HeaderMap| {
+            kept_headers(&config(mode, kind), &Caller::anonymous(), headers)
+        };
+        let service = kept("gateway", "http", &headers).unwrap();
+        assert_eq!((service.authorization.as_str(), service.user_info.as_str()), ("Bearer t", "{\"userName\":\"王\"}"));
+        let vouched = kept("token", "http", &headers).unwrap().user_info;
+        assert_eq!(vouched, r#"{"tenantId":"0","userName":"anonymous"}"#);
+        assert!(kept("gateway", "fs", &headers).unwrap().is_empty());
         headers.insert(header::AUTHORIZATION, "x".repeat(MAX_KEPT_HEADER + 1).parse().unwrap());
-        assert!(kept_headers(&service, &headers).is_err());
-        assert!(kept_headers(&folder, &headers).is_ok());
+        assert!(kept("gateway", "http", &headers).is_err());
+        assert!(kept("gateway", "fs", &headers).is_ok());
     }
 }

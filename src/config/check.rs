@@ -1,6 +1,8 @@
 //! From the configuration as written to the configuration as used: every value is parsed and held
 //! against what is accepted, and an error names key, value and what is accepted.
 
+mod jwt;
+
 use std::{
     net::{SocketAddr, ToSocketAddrs},
     num::NonZeroU32,
@@ -23,8 +25,8 @@ use super::{
     Worker,
     keys::{missing, nearest, refuse},
     raw::{
-        RawAuth, RawCleaner, RawConfig, RawDatabase, RawEgress, RawLimits, RawLog, RawOss, RawRedis, RawServer,
-        RawWorker,
+        RawAuth, RawCleaner, RawConfig, RawDatabase, RawEgress, RawLimits, RawLog, RawOss, RawRedis, RawSecrets,
+        RawServer, RawWorker,
     },
 };
 use crate::{
@@ -33,7 +35,7 @@ use crate::{
 };
 
 const ADDRESS: &str = "host:port, such as 127.0.0.1:8080 or 0.0.0.0:8080";
-const AUTH_MODES: &str = "anonymous, gateway";
+const AUTH_MODES: &str = "anonymous, gateway, token, jwt";
 const DATABASE_URLS: &str = "postgres://user:password@host/database or sqlite://path";
 const REDIS_URLS: &str = "redis://host:port/db, or rediss:// with TLS";
 const OSS_KINDS: &str = "fs, s3, http";
@@ -52,7 +54,7 @@ pub fn check(raw: &RawConfig) -> Result<Config, ConfigError> {
     let server = server(&raw.server)?;
     let auth = auth(&raw.auth, server.address)?;
     let worker = worker(&raw.worker)?;
-    let vault = vault(&raw.secrets.key)?;
+    let vault = vault(&raw.secrets)?;
     let oss = oss(&raw.oss)?;
     folders_apart(&worker, &oss)?;
     let database = database(&raw.database)?;
@@ -116,15 +118,13 @@ fn auth(raw: &RawAuth, address: SocketAddr) -> Result<Auth, ConfigError> {
         "anonymous" => Err(ConfigError {
             key: "auth.mode".into(),
             message: format!(
-                "\"anonymous\" makes everyone who reaches {address} an admin; set auth.mode to gateway, \
+                "\"anonymous\" makes everyone who reaches {address} an admin; set auth.mode to gateway, token or jwt, \
                  server.address to 127.0.0.1, or auth.allowInsecure to true where the network is closed"
             ),
         }),
         "gateway" => Ok(Auth::Gateway { secret: optional("auth.gatewaySecret", &raw.gateway_secret, header_text)? }),
-        later @ ("token" | "jwt") => Err(ConfigError {
-            key: "auth.mode".into(),
-            message: format!("{later:?} is not part of this version yet; accepted: {AUTH_MODES}"),
-        }),
+        "token" => Ok(Auth::Token),
+        "jwt" => jwt::check(&raw.jwt),
         other => Err(refuse("auth.mode", other, AUTH_MODES)),
     }
 }
@@ -160,15 +160,21 @@ fn redis(raw: &RawRedis) -> Result<Option<Redis>, ConfigError> {
     Ok(url.map(|url| Redis { url, key_prefix: raw.key_prefix.clone() }))
 }
 
-fn vault(key: &str) -> Result<Vault, ConfigError> {
-    if key.is_empty() {
-        return Ok(Vault::default());
-    }
+fn vault(raw: &RawSecrets) -> Result<Vault, ConfigError> {
+    let previous = raw.previous_keys.split([',', ' ', '\n']).map(str::trim).filter(|key| !key.is_empty());
+    let previous: Vec<_> = previous.map(|key| sealing_key("secrets.previousKeys", key)).collect::<Result<_, _>>()?;
+    let vault = match raw.key.is_empty() {
+        true => Vault::default(),
+        false => Vault::new(&sealing_key("secrets.key", &raw.key)?),
+    };
+    Ok(vault.with_previous(&previous))
+}
+
+fn sealing_key(key: &str, text: &str) -> Result<[u8; 32], ConfigError> {
     let lenient = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-    let bytes = GeneralPurpose::new(&STANDARD, lenient).decode(key.trim()).ok();
-    let bytes: Option<[u8; 32]> = bytes.and_then(|bytes| bytes.try_into().ok());
+    let bytes = GeneralPurpose::new(&STANDARD, lenient).decode(text.trim()).ok();
     let accepted = "base64 of exactly 32 bytes; `openssl rand -base64 32` makes one";
-    bytes.map(|bytes| Vault::new(&bytes)).ok_or_else(|| refuse("secrets.key", key, accepted))
+    bytes.and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| refuse(key, text, accepted))
 }
 
 fn egress(raw: &RawEgress, database: &Database) -> Result<Egress, ConfigError> {
@@ -410,13 +416,16 @@ mod tests {
     }
 
     #[test]
-    fn auth_modes_of_later_versions_say_so() {
-        for mode in ["token", "jwt"] {
-            refused("auth.mode", &[mode, "not part of this version", "anonymous, gateway"], |raw| {
+    fn every_mode_of_the_contract_can_be_chosen_and_no_other() {
+        let mode = |mode: &str| {
+            with(|raw| {
                 raw.auth.mode = mode.into();
-            });
-        }
-        refused("auth.mode", &["\"none\"", "anonymous, gateway"], |raw| raw.auth.mode = "none".into());
+                raw.auth.jwt.secret = "x".repeat(32);
+            })
+        };
+        assert!(matches!(mode("token").unwrap().auth, Auth::Token));
+        assert!(matches!(mode("jwt").unwrap().auth, Auth::Jwt { .. }));
+        refused("auth.mode", &["\"none\"", AUTH_MODES], |raw| raw.auth.mode = "none".into());
     }
 
     #[test]
@@ -464,7 +473,17 @@ mod tests {
         }
         for wrong in ["BwcH", "geheim geheim", "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcH"] {
             refused("secrets.key", &["****", "exactly 32 bytes"], |raw| raw.secrets.key = wrong.into());
+            refused("secrets.previousKeys", &["****", "exactly 32 bytes"], |raw| {
+                raw.secrets.previous_keys = format!("{key},{wrong}");
+            });
         }
+        let sealed = with(|raw| raw.secrets.key = key.into()).unwrap().vault.seal("text").unwrap();
+        let other = "CAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAg=";
+        let vault = with(|raw| {
+            raw.secrets.key = other.into();
+            raw.secrets.previous_keys = format!("{other}, {key}");
+        });
+        assert_eq!(vault.unwrap().vault.open(&sealed).unwrap(), "text");
     }
 
     #[test]

@@ -9,10 +9,12 @@ use super::{ConfigError, raw::RawConfig};
 const MASK: &str = "****";
 
 /// Values that are never shown.
-const SECRET: [&str; 4] = ["auth.gatewaySecret", "secrets.key", "oss.accessKey", "oss.secretKey"];
+const SECRET: [&str; 6] =
+    ["auth.gatewaySecret", "auth.jwt.secret", "secrets.key", "secrets.previousKeys", "oss.accessKey", "oss.secretKey"];
 
 /// Values that are shown without the password they may carry.
-const URLS: [&str; 6] = ["database.url", "redis.url", "server.publicUrl", "oss.url", "oss.endpoint", "oss.publicUrl"];
+const URLS: [&str; 7] =
+    ["auth.jwt.jwksUrl", "database.url", "redis.url", "server.publicUrl", "oss.url", "oss.endpoint", "oss.publicUrl"];
 
 /// Most characters of a value that are shown.
 const MAX_SHOWN: usize = 120;
@@ -36,16 +38,27 @@ pub fn all() -> Vec<Key> {
 
 /// Every key with its value.
 pub fn settings(raw: &RawConfig) -> Vec<(String, Value)> {
-    let sections = match serde_json::to_value(raw) {
-        Ok(Value::Object(sections)) => sections,
-        // Numbers, texts and switches in structs always become an object.
-        Ok(_) | Err(_) => Map::new(),
-    };
-    let entries = |(section, keys): (String, Value)| {
-        let keys = if let Value::Object(keys) = keys { keys } else { Map::new() };
-        keys.into_iter().map(move |(name, value)| (format!("{section}.{name}"), value)).collect::<Vec<_>>()
-    };
-    sections.into_iter().flat_map(entries).collect()
+    let mut found = Vec::new();
+    // Numbers, texts and switches in structs always become an object.
+    if let Ok(Value::Object(sections)) = serde_json::to_value(raw) {
+        flatten(&mut found, "", sections);
+    }
+    found
+}
+
+fn flatten(found: &mut Vec<(String, Value)>, section: &str, keys: Map<String, Value>) {
+    for (name, value) in keys {
+        let path = within(section, &name);
+        match value {
+            Value::Object(keys) => flatten(found, &path, keys),
+            value => found.push((path, value)),
+        }
+    }
+}
+
+/// The path of a key or section in a section; the file itself is the empty one.
+pub(super) fn within(section: &str, name: &str) -> String {
+    if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") }
 }
 
 /// The value as it may be shown to anyone who reads logs.
@@ -127,15 +140,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_keys_are_two_words_deep() {
+    fn every_key_is_in_a_section_or_in_a_section_of_one() {
         let keys = all();
         assert!(keys.len() > 40);
-        assert!(keys.iter().all(|key| key.path.split('.').count() == 2), "{keys:?}");
+        assert!(keys.iter().all(|key| [2, 3].contains(&key.path.split('.').count())), "{keys:?}");
+        assert!(keys.iter().any(|key| key.path == "auth.jwt.jwksUrl"), "{keys:?}");
     }
 
     #[test]
     fn secrets_are_masked_and_empty_ones_shown_empty() {
         assert_eq!(shown("secrets.key", &"abc".into()), "****");
+        assert_eq!(shown("auth.jwt.secret", &"abc".into()), "****");
         assert_eq!(shown("oss.secretKey", &7.into()), "****");
         assert_eq!(shown("oss.accessKey", &"".into()), "\"\"");
         assert_eq!(shown("oss.bucket", &"b".into()), "\"b\"");

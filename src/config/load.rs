@@ -61,7 +61,7 @@ pub fn read(file: Option<&Path>, env: impl Iterator<Item = (String, String)>) ->
         layers = layers.set_override(path, value).map_err(unusable)?;
     }
     let tree: Map<String, Value> = layers.build().and_then(config::Config::try_deserialize).map_err(unusable)?;
-    typed(&known, &only_known(&known, tree)?)
+    typed(&known, &Value::Object(only_known(&known, "", tree)?))
 }
 
 /// The file that is read: the one named, else `config.yml` where there is one.
@@ -151,28 +151,26 @@ fn of_the_type(default: &Value, text: String) -> config::Value {
     }
 }
 
-/// The tree without keys that have no value, which mean the default.
-fn only_known(known: &[Key], tree: Map<String, Value>) -> Result<Value, ConfigError> {
+/// A section without keys that have no value, which mean the default.
+fn only_known(known: &[Key], section: &str, tree: Map<String, Value>) -> Result<Map<String, Value>, ConfigError> {
     let mut kept = Map::new();
-    for (section, content) in tree {
-        let inside: Vec<&str> = known.iter().filter_map(|key| key.path.strip_prefix(&format!("{section}."))).collect();
-        if inside.is_empty() {
-            return Err(unknown(known, &section));
-        }
-        let keys = match content {
+    for (name, value) in tree {
+        let path = keys::within(section, &name);
+        let is_key = known.iter().any(|key| key.path == path);
+        let inside: Vec<&str> = known.iter().filter_map(|key| key.path.strip_prefix(&format!("{path}."))).collect();
+        let value = match value {
+            _ if !is_key && inside.is_empty() => return Err(unknown(known, &path)),
             Value::Null => continue,
-            Value::Object(keys) => keys,
+            value if is_key => value,
+            Value::Object(keys) => Value::Object(only_known(known, &path, keys)?),
             _ => {
                 let message = format!("is a section, not a value; its keys are {}", inside.join(", "));
-                return Err(ConfigError { key: section, message });
+                return Err(ConfigError { key: path, message });
             }
         };
-        if let Some(name) = keys.keys().find(|name| !inside.contains(&name.as_str())) {
-            return Err(unknown(known, &format!("{section}.{name}")));
-        }
-        kept.insert(section, keys.into_iter().filter(|(_, value)| !value.is_null()).collect());
+        kept.insert(name, value);
     }
-    Ok(Value::Object(kept))
+    Ok(kept)
 }
 
 fn unknown(known: &[Key], path: &str) -> ConfigError {
@@ -257,6 +255,7 @@ mod tests {
             assert_eq!(key_of(&keys::all(), &name).unwrap().0.path, key.path, "{name}");
         }
         assert_eq!(variable("oss.urlTtlSeconds"), "MODEL_ASYNCH__OSS__URL_TTL_SECONDS");
+        assert_eq!(variable("auth.jwt.jwksUrl"), "MODEL_ASYNCH__AUTH__JWT__JWKS_URL");
     }
 
     #[test]
@@ -329,6 +328,10 @@ mod tests {
     fn unknown_keys_are_named_with_the_ones_they_meant() {
         let message = refused("worker:\n  leaseSecond: 9\n", &[]);
         assert_eq!(message, "worker.leaseSecond: unknown key; did you mean worker.leaseSeconds?");
+        assert_eq!(
+            refused("auth:\n  jwt:\n    isuer: x\n", &[]),
+            "auth.jwt.isuer: unknown key; did you mean auth.jwt.issuer?"
+        );
         assert_eq!(refused("wroker:\n  concurrency: 9\n", &[]), "wroker: unknown key; did you mean worker?");
         assert_eq!(refused("leaseSeconds: 9\n", &[]), "leaseSeconds: unknown key; did you mean worker.leaseSeconds?");
         assert_eq!(
@@ -346,7 +349,12 @@ mod tests {
             ("cleaner:\n  interval: 5\n", "cleaner.interval: 5 cannot be used; accepted: a text; put this in quotes"),
             ("oss:\n  secretKey: 12345\n", "oss.secretKey: **** cannot be used; accepted: a text; put this in quotes"),
             ("oss:\n  bucket: [a]\n", "oss.bucket: [\"a\"] cannot be used; accepted: a text"),
-            ("secrets: abc\n", "secrets: is a section, not a value; its keys are key"),
+            (
+                "auth:\n  jwt: abc\n",
+                "auth.jwt: is a section, not a value; its keys are adminClaim, audience, issuer, \
+              jwksFile, jwksUrl, publicKeyFile, scopeClaim, secret, tenantClaim, userClaim",
+            ),
+            ("secrets: abc\n", "secrets: is a section, not a value; its keys are key, previousKeys"),
         ] {
             assert_eq!(refused(yaml, &[]), message);
         }

@@ -75,13 +75,44 @@ pub struct RawLimits {
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct RawAuth {
-    /// `anonymous` (everyone is admin; loopback only) or `gateway` (`X-User-Info` says who).
+    /// `anonymous` (everyone is admin; loopback only), `gateway` (`X-User-Info` says who), `token`
+    /// (tokens made with `model-asynch token create`) or `jwt` (tokens of an identity provider).
     /// Default `anonymous`.
     pub mode: String,
     /// Lets mode `anonymous` listen beyond loopback. Default false.
     pub allow_insecure: bool,
     /// What the gateway must send as `X-Gateway-Secret`: visible ASCII. Default empty: not asked for.
     pub gateway_secret: String,
+    /// Mode `jwt`.
+    pub jwt: RawJwt,
+}
+
+/// `auth.jwt`
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RawJwt {
+    /// Shared secret for HS256, at least 32 bytes. Of this and the next three exactly one is set.
+    /// Default empty.
+    pub secret: String,
+    /// PEM file with the public key: RSA for RS256, P-256 for ES256. Default empty.
+    pub public_key_file: String,
+    /// JWKS file with public keys. Default empty.
+    pub jwks_file: String,
+    /// Where the provider publishes its JWKS, an absolute http(s) URL. Default empty.
+    pub jwks_url: String,
+    /// What `iss` must be. Default empty: not checked.
+    pub issuer: String,
+    /// What `aud` must be or contain. Default empty: not checked.
+    pub audience: String,
+    /// Claim with the tenant: its name, or a path as `a.b` or `/a/b`. Default `tenantId`.
+    pub tenant_claim: String,
+    /// Claim with the user. Default `sub`.
+    pub user_claim: String,
+    /// Claim that is `true` for admins. Default `admin`; empty: there is none.
+    pub admin_claim: String,
+    /// Claim with the scopes, a list or a text with spaces. Default `scope`; empty: every caller has
+    /// all scopes of its tenant.
+    pub scope_claim: String,
 }
 
 /// `database`
@@ -114,6 +145,9 @@ pub struct RawSecrets {
     /// Seals the models' API keys in the database: base64 of 32 random bytes, the same on every
     /// node. Default empty: they are stored in clear.
     pub key: String,
+    /// Keys that stored secrets may still be sealed under, in base64, divided by commas. Default
+    /// empty.
+    pub previous_keys: String,
 }
 
 /// `egress`
@@ -246,7 +280,29 @@ impl Default for RawLimits {
 
 impl Default for RawAuth {
     fn default() -> RawAuth {
-        RawAuth { mode: "anonymous".into(), allow_insecure: false, gateway_secret: String::new() }
+        RawAuth {
+            mode: "anonymous".into(),
+            allow_insecure: false,
+            gateway_secret: String::new(),
+            jwt: RawJwt::default(),
+        }
+    }
+}
+
+impl Default for RawJwt {
+    fn default() -> RawJwt {
+        RawJwt {
+            secret: String::new(),
+            public_key_file: String::new(),
+            jwks_file: String::new(),
+            jwks_url: String::new(),
+            issuer: String::new(),
+            audience: String::new(),
+            tenant_claim: "tenantId".into(),
+            user_claim: "sub".into(),
+            admin_claim: "admin".into(),
+            scope_claim: "scope".into(),
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! What is legal and still likely to be a mistake: settings that do not fit together.
 
-use super::{Auth, Config, Database, OssKind};
+use url::{Host, Url};
+
+use super::{Auth, Config, Database, JwtKeys, OssKind};
 
 impl Config {
     /// One sentence for each such pair of settings.
@@ -22,8 +24,24 @@ impl Config {
             matches!(self.auth, Auth::Gateway { secret: None }) && !loopback,
             "auth.gatewaySecret is not set: whoever reaches this service past the gateway can claim to be any tenant",
         );
+        let (unchecked, in_clear) = match &self.auth {
+            Auth::Jwt { rules, keys } => (
+                rules.issuer.is_none() || rules.audience.is_none(),
+                matches!(keys, JwtKeys::Published(url) if url.scheme() == "http" && !is_loopback(url)),
+            ),
+            Auth::Anonymous | Auth::Gateway { .. } | Auth::Token => (false, false),
+        };
         warn(
-            matches!(self.auth, Auth::Gateway { .. }) && postgres && !self.vault.has_key(),
+            unchecked,
+            "auth.jwt.issuer or auth.jwt.audience is not set: tokens that the identity provider made for another \
+             service are accepted",
+        );
+        warn(
+            in_clear,
+            "auth.jwt.jwksUrl begins with http: whoever is in between can make tokens of any tenant; use https",
+        );
+        warn(
+            !matches!(self.auth, Auth::Anonymous) && postgres && !self.vault.has_key(),
             "secrets.key is not set: the API keys of models are stored in clear",
         );
         warn(
@@ -61,6 +79,15 @@ impl Config {
             "oss.deleteOnPurge is true with oss.kind http: a file service cannot be asked to delete",
         );
         found
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
     }
 }
 
@@ -117,6 +144,26 @@ mod tests {
         warned(&["auth.gatewaySecret is not set"], |raw| {
             production(raw);
             raw.auth.gateway_secret.clear();
+        });
+    }
+
+    #[test]
+    fn tokens_that_anyone_could_have_made_are_warned_of() {
+        let jwt = |raw: &mut RawConfig| {
+            production(raw);
+            raw.auth.mode = "jwt".into();
+            raw.auth.jwt.jwks_url = "https://id.example/keys".into();
+            raw.auth.jwt.issuer = "https://id.example".into();
+            raw.auth.jwt.audience = "asynch".into();
+        };
+        warned(&[], jwt);
+        warned(&["auth.jwt.issuer or auth.jwt.audience"], |raw| {
+            jwt(raw);
+            raw.auth.jwt.audience.clear();
+        });
+        warned(&["auth.jwt.jwksUrl begins with http"], |raw| {
+            jwt(raw);
+            raw.auth.jwt.jwks_url = "http://id.example/keys".into();
         });
     }
 

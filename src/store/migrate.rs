@@ -6,15 +6,26 @@ use sqlx::{
     migrate::{MigrateError, Migration, MigrationType, Migrator},
 };
 
-use super::{Backend, StoreError};
+use super::{Backend, StoreError, on_each};
 
 /// Number, name, text for Postgres, text for SQLite.
-const MIGRATIONS: [(i64, &str, &str, &str); 1] = [(
-    1,
-    "tables",
-    include_str!("../../migrations/postgres/0001_tables.sql"),
-    include_str!("../../migrations/sqlite/0001_tables.sql"),
-)];
+const MIGRATIONS: [(i64, &str, &str, &str); 2] = [
+    (
+        1,
+        "tables",
+        include_str!("../../migrations/postgres/0001_tables.sql"),
+        include_str!("../../migrations/sqlite/0001_tables.sql"),
+    ),
+    (
+        2,
+        "tokens",
+        include_str!("../../migrations/postgres/0002_tokens.sql"),
+        include_str!("../../migrations/sqlite/0002_tokens.sql"),
+    ),
+];
+
+/// How many of ours are there, in the table that the migrator keeps.
+const APPLIED: &str = "SELECT count(*) FROM _sqlx_migrations WHERE success";
 
 /// Brings the schema up to date.
 pub(super) async fn run(backend: &Backend) -> Result<(), StoreError> {
@@ -34,5 +45,14 @@ pub(super) async fn run(backend: &Backend) -> Result<(), StoreError> {
     result.map_err(|error| match error {
         MigrateError::Execute(error) => error.into(),
         error => StoreError::Broken(format!("migration failed: {error}")),
+    })
+}
+
+/// True where the schema is the one of this version. Migrations only go forward, so equal numbers
+/// of them are equal ones.
+pub(super) async fn is_current(backend: &Backend) -> Result<bool, StoreError> {
+    on_each!(backend, read pool => {
+        let applied: i64 = sqlx::query_scalar(APPLIED).fetch_one(pool).await?;
+        Ok(usize::try_from(applied).is_ok_and(|applied| applied == MIGRATIONS.len()))
     })
 }

@@ -101,6 +101,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        caller::Scopes,
         model::{ModelPatch, ModelSpec},
         task::{ModelId, TenantId},
     };
@@ -126,7 +127,7 @@ mod tests {
     }
 
     fn caller() -> Caller {
-        Caller { tenant: TenantId(7), user: "ann".into(), admin: false }
+        Caller { tenant: TenantId(7), user: "ann".into(), scopes: Scopes::TENANT }
     }
 
     fn payload(json: &str) -> Box<RawValue> {

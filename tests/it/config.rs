@@ -20,12 +20,19 @@ fn the_shipped_file_has_every_key_and_no_other() {
     let file = ::config::File::from(shipped()).format(::config::FileFormat::Yaml);
     let tree = ::config::Config::builder().add_source(file).build().unwrap();
     let sections: Map<String, Value> = tree.try_deserialize().unwrap();
-    let written: BTreeSet<String> = sections
-        .iter()
-        .flat_map(|(section, keys)| keys.as_object().unwrap().keys().map(move |key| format!("{section}.{key}")))
-        .collect();
+    let mut written = BTreeSet::new();
+    leaves(&mut written, "", &sections);
     let known: BTreeSet<String> = keys::all().into_iter().map(|key| key.path).collect();
     assert_eq!(written, known);
+}
+
+fn leaves(found: &mut BTreeSet<String>, section: &str, keys: &Map<String, Value>) {
+    for (name, value) in keys {
+        match value {
+            Value::Object(keys) => leaves(found, &format!("{section}{name}."), keys),
+            _ => drop(found.insert(format!("{section}{name}"))),
+        }
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@
     reason = "tests"
 )]
 
+mod access;
 mod api;
 mod cli;
 mod config;
