@@ -11,7 +11,7 @@
 //! ```text
 //! cli ─▶ app ─▶ { api, worker, cleaner }
 //!                  ─▶ { catalog, oplog, store, permits, wake, storage, spool, periodic }
-//!                       ─▶ { task, model, caller, stats, config, secrets, clock }
+//!                       ─▶ { task, model, caller, stats, config, secrets, clock, faults }
 //! ```
 //!
 //! * [`task`]: what a task is; `task::lifecycle` says which state follows which, and nobody else.
@@ -64,6 +64,7 @@ pub mod wake;
 pub mod caller;
 pub mod clock;
 pub mod config;
+pub mod faults;
 pub mod model;
 pub mod secrets;
 pub mod stats;
