@@ -53,8 +53,7 @@ impl Files {
     pub async fn start() -> Files {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
-        let inner =
-            Arc::new(Inner { base: base.clone(), stored: Mutex::default(), mood: Mutex::new(Mood::Calm) });
+        let inner = Arc::new(Inner { base: base.clone(), stored: Mutex::default(), mood: Mutex::new(Mood::Calm) });
         let router = Router::new().fallback(upload).with_state(inner.clone());
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Files { url: format!("{base}/upload"), inner }

@@ -49,6 +49,7 @@ use std::{
 };
 
 use clap::Parser;
+use model_asynch::faults::Point;
 use serde_json::json;
 
 use self::{
@@ -62,11 +63,9 @@ use self::{
 /// Nodes at once.
 const NODES: usize = 3;
 
-/// How long the test run's own version injects faults.
-const SHORT: Duration = Duration::from_secs(55);
-
-/// How long a scenario has the stage in a short and in a long run.
-const STAGE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(20));
+/// How long a scenario has the stage in the test run's own version, which has one round of them, and
+/// in a long run.
+const STAGE: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(15));
 
 /// How long what was accepted may take to end when all is well again.
 const DRAIN: Duration = Duration::from_secs(150);
@@ -125,10 +124,10 @@ fn main() -> ExitCode {
 /// The chaos run; true if nothing was wrong.
 async fn chaos(args: &Args) -> bool {
     let Some(world) = World::new(NODES).await else { return true };
-    let faults_for = args.minutes.map_or(SHORT, |minutes| Duration::from_secs_f64(minutes * 60.0));
+    let faults_for = args.minutes.map_or(Duration::ZERO, |minutes| Duration::from_secs_f64(minutes * 60.0));
     let stage = if args.minutes.is_some() { STAGE.1 } else { STAGE.0 };
     let mut rng = fastrand::Rng::with_seed(args.seed);
-    println!("\nchaos: {NODES} nodes, faults for {faults_for:?}, --seed {}", args.seed);
+    println!("\nchaos: {NODES} nodes, {stage:?} for each scenario, --seed {}", args.seed);
     let mut places = Vec::new();
     for index in 0..NODES {
         places.push(Place::new(index, &world, rng.fork()).await);
@@ -192,7 +191,8 @@ async fn pick_up_all_again(world: &Arc<World>, ledger: &Arc<Ledger>, rng: fastra
     let mut business = Business::new(world, ledger, rng);
     for tenant in [1, 2, 3] {
         let accepted = ledger.accepted.lock().unwrap().clone();
-        let ids: Vec<String> = accepted.iter().filter(|(_, task)| task.tenant == tenant).map(|(id, _)| id.clone()).collect();
+        let ids: Vec<String> =
+            accepted.iter().filter(|(_, task)| task.tenant == tenant).map(|(id, _)| id.clone()).collect();
         for ids in ids.chunks(200) {
             eventually::until("an answer of getTaskBatch", async || business.pick_up_these(tenant, ids).await).await;
         }
@@ -204,7 +204,10 @@ fn report(args: &Args, verdict: &Verdict, drained: Duration) {
         "\n| {:<36} | tasks | faults | lost | run twice | unexplained | limit exceeded | stuck | recovery (s) |",
         "scenario"
     );
-    println!("| {:-<36} | ----: | -----: | ---: | --------: | ----------: | -------------: | ----: | -----------: |", "");
+    println!(
+        "| {:-<36} | ----: | -----: | ---: | --------: | ----------: | -------------: | ----: | -----------: |",
+        ""
+    );
     let mut total = verdict::Row::default();
     for (scenario, row) in SCENARIOS.iter().zip(&verdict.rows) {
         print_row(scenario.name, row);
@@ -212,6 +215,7 @@ fn report(args: &Args, verdict: &Verdict, drained: Duration) {
     }
     print_row("total", &total);
     println!("\n{} calls of models; all ended {:.1} s after the last fault", verdict.calls, drained.as_secs_f64());
+    println!("nodes died at {} of {} kill points", verdict.points.len(), Point::ALL.len());
     if verdict.stalls > 0 {
         println!("this machine stood still for more than a second {} times, which counts as a fault", verdict.stalls);
     }

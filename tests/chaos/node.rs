@@ -31,9 +31,8 @@ impl Node {
         let address = free_address();
         let log = log_of(logs, incarnation);
         let output = File::create(&log).unwrap();
-        let variable = |(key, value): &(String, String)| {
-            (format!("MODEL_ASYNCH__{}", key.replace('.', "__")), value.clone())
-        };
+        let variable =
+            |(key, value): &(String, String)| (format!("MODEL_ASYNCH__{}", key.replace('.', "__")), value.clone());
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_model-asynch"), "serve"])
             .current_dir(logs)

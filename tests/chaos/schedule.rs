@@ -11,8 +11,7 @@ use model_asynch::faults::Point;
 use tokio::time::sleep;
 
 use crate::{
-    files,
-    model,
+    files, model,
     node::Node,
     world::{Disk, LEASE, What, World},
 };
@@ -173,6 +172,8 @@ impl Place {
 
     async fn pause(&mut self) {
         let Some(node) = &self.node else { return };
+        // Somebody has to be awake, or nothing happens to a sleeper's tasks.
+        let Ok(_asleep) = self.world.may_sleep.try_acquire() else { return };
         let (incarnation, at) = (node.incarnation, Instant::now());
         node.signal("STOP");
         sleep(Duration::from_secs(LEASE) + Duration::from_millis(self.rng.u64(1500..4000))).await;
@@ -254,11 +255,11 @@ impl Place {
 }
 
 /// One fault of the servers after the other until then; they are up and well at the end.
-pub async fn disturb(world: &Arc<World>, rng: &mut fastrand::Rng, scenario: &Scenario, until: Instant) {
+async fn disturb(world: &World, rng: &mut fastrand::Rng, scenario: &Scenario, stage: Duration, until: Instant) {
     // Everyone's turn comes, beginning anywhere.
     let mut turn = rng.usize(..);
     while !scenario.servers.is_empty() {
-        let pause = Duration::from_millis(rng.u64(200..800));
+        let pause = stage.mul_f64(0.02 + 0.08 * rng.f64());
         if Instant::now() + pause > until {
             return;
         }
@@ -266,7 +267,7 @@ pub async fn disturb(world: &Arc<World>, rng: &mut fastrand::Rng, scenario: &Sce
         let at = Instant::now();
         let fault = scenario.servers[turn % scenario.servers.len()];
         turn = turn.wrapping_add(1);
-        let long = Duration::from_millis(rng.u64(800..2500));
+        let long = stage.mul_f64(0.1 + 0.15 * rng.f64());
         let what = match fault {
             ToServers::KillRedis => {
                 let mut redis = world.redis.lock().await;
@@ -321,18 +322,17 @@ pub fn watch_the_machine(world: &Arc<World>) {
     });
 }
 
-/// Runs the scenarios one after the other, each for `long`, round after round until `end`.
+/// Runs the scenarios one after the other, each for `long`, all of them once and then on until `end`.
 pub async fn run(world: &Arc<World>, places: &mut [Place], rng: &mut fastrand::Rng, long: Duration, end: Instant) {
-    loop {
+    for round in 0.. {
         for (index, scenario) in SCENARIOS.iter().enumerate() {
-            let now = Instant::now();
-            if now >= end {
+            if round > 0 && Instant::now() >= end {
                 return;
             }
             world.scenario.store(index, Ordering::SeqCst);
-            let until = (now + long).min(end);
+            let until = Instant::now() + long;
             let nodes = futures::future::join_all(places.iter_mut().map(|place| place.suffer(scenario, until)));
-            tokio::join!(nodes, disturb(world, rng, scenario, until));
+            tokio::join!(nodes, disturb(world, rng, scenario, long, until));
         }
     }
 }

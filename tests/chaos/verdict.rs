@@ -2,7 +2,7 @@
 //! and the service's answers. Nothing here looks into the database.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     time::{Duration, Instant},
 };
 
@@ -42,6 +42,8 @@ pub struct Verdict {
     pub wrong: Vec<String>,
     pub calls: usize,
     pub stalls: usize,
+    /// Kill points at which a node died.
+    pub points: BTreeSet<String>,
 }
 
 struct Judge<'a> {
@@ -62,6 +64,11 @@ pub fn judge(world: &World, ledger: &Ledger, listed: &[Value]) -> Verdict {
         rows: vec![Row::default(); SCENARIOS.len()],
         wrong: world.trouble.lock().unwrap().clone(),
         calls: calls.len(),
+        points: faults
+            .iter()
+            .filter_map(|fault| fault.detail.split_once(':'))
+            .map(|(name, _)| name.to_owned())
+            .collect(),
         stalls: faults.iter().filter(|fault| fault.what == What::Stall).count(),
     };
     let callers = node::callers(world.logs(), world.incarnations());
@@ -146,7 +153,7 @@ impl Judge<'_> {
         for (id, calls) in by_task(calls) {
             for pair in calls.windows(2) {
                 let (first, second) = (pair[0], pair[1]);
-                let scenario = self.scenario_at(first.began);
+                let scenario = self.scenario_at(second.began);
                 if second.attempt <= first.attempt {
                     self.verdict.rows[scenario].unexplained += 1;
                     let (now, before) = (second.attempt, first.attempt);

@@ -12,6 +12,8 @@ use std::{
     time::Instant,
 };
 
+use tokio::sync::Semaphore;
+
 use crate::{
     files::Files,
     model::Models,
@@ -68,6 +70,8 @@ pub struct World {
     pub redis: tokio::sync::Mutex<RedisServer>,
     pub dir: tempfile::TempDir,
     pub scenario: AtomicUsize,
+    /// How many nodes may be paused at once.
+    pub may_sleep: Semaphore,
     pub faults: Mutex<Vec<Fault>>,
     /// What must not happen whatever is done, in words.
     pub trouble: Mutex<Vec<String>>,
@@ -105,6 +109,7 @@ impl World {
             redis: tokio::sync::Mutex::new(redis),
             dir: tempfile::tempdir().unwrap(),
             scenario: AtomicUsize::new(0),
+            may_sleep: Semaphore::new(nodes - 1),
             faults: Mutex::default(),
             trouble: Mutex::default(),
             urls: Mutex::new(vec![None; nodes]),
