@@ -23,6 +23,7 @@
 //! * [`cleaner`]: due retries, dead workers' tasks, what waited too long, what is past its time.
 //! * [`spool`] and [`storage`]: results on their way, and where they end up.
 //! * [`api`]: the HTTP interface.
+//! * [`faults`]: between which steps tests kill the process; nothing in any other build.
 //! * [`app`]: builds all of it, starts and stops it in order.
 //!
 //! A *lane* is one tenant's queue for one model: the unit of order, limits and fairness. A *permit*

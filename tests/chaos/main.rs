@@ -92,20 +92,37 @@ struct Args {
     keep_logs: bool,
     /// What `cargo test` passes on: run only if one of these is part of a test's name.
     filters: Vec<String>,
-    /// As the test harness has it.
+    /// These, and all below, as the usual test harness has them.
+    #[arg(long)]
+    skip: Vec<String>,
     #[arg(long)]
     list: bool,
     #[arg(long)]
-    nocapture: bool,
-    #[arg(long)]
     ignored: bool,
     #[arg(long)]
+    include_ignored: bool,
+    #[arg(long)]
+    exact: bool,
+    #[arg(long, alias = "show-output")]
+    nocapture: bool,
+    #[arg(long, short)]
+    quiet: bool,
+    #[arg(long)]
     test_threads: Option<usize>,
+    #[arg(long)]
+    color: Option<String>,
+}
+
+impl Args {
+    /// Whether a test of that name is to run.
+    fn want(&self, name: &str) -> bool {
+        let named = |words: &[String]| words.iter().any(|word| name.contains(word));
+        (self.filters.is_empty() || named(&self.filters)) && !named(&self.skip)
+    }
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let wanted = |name: &str| args.filters.is_empty() || args.filters.iter().any(|filter| name.contains(filter));
     if args.list {
         println!("chaos: test\ncrash_matrix: test");
         return ExitCode::SUCCESS;
@@ -115,8 +132,9 @@ fn main() -> ExitCode {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let fine = runtime.block_on(async {
-        let matrix_fine = !wanted("crash_matrix") || args.minutes.is_some() || matrix::run(&args).await;
-        matrix_fine & (args.write_matrix || !wanted("chaos") || chaos(&args).await)
+        let matrix_fine = !args.want("crash_matrix") || args.minutes.is_some() || matrix::run(&args).await;
+        let chaos_fine = !args.want("chaos") || args.write_matrix || chaos(&args).await;
+        matrix_fine && chaos_fine
     });
     if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -148,7 +166,7 @@ async fn chaos(args: &Args) -> bool {
     let listed = list_all(&world, &ledger, rng.fork()).await;
     pick_up_all_again(&world, &ledger, rng.fork()).await;
     for place in &mut places {
-        place.suffer(&SCENARIOS[0], Instant::now()).await;
+        place.look_after().await;
     }
     let verdict = verdict::judge(&world, &ledger, &listed);
     report(args, &verdict, drained);

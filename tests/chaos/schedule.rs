@@ -243,13 +243,15 @@ impl Place {
         }
     }
 
-    /// A node that ended without anybody's doing is trouble.
-    async fn look_after(&mut self) {
+    /// A node that ended without anybody's doing is trouble, unless somebody else took its port.
+    pub async fn look_after(&mut self) {
         let Some(status) = self.node.as_mut().and_then(Node::ended) else { return };
         let node = self.node.take().unwrap();
         let said = node.said();
         let last: Vec<&str> = said.lines().rev().take(5).collect();
-        self.world.blame(format!("node {} ended by itself with {status}: {last:?}", node.incarnation));
+        if !said.contains("cannot listen") {
+            self.world.blame(format!("node {} ended by itself with {status}: {last:?}", node.incarnation));
+        }
         self.start(None).await;
     }
 }

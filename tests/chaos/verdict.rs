@@ -74,6 +74,7 @@ pub fn judge(world: &World, ledger: &Ledger, listed: &[Value]) -> Verdict {
     let callers = node::callers(world.logs(), world.incarnations());
     let accepted = ledger.accepted.lock().unwrap().clone();
     let mut judge = Judge { world, calls: &calls, faults, callers, accepted, verdict };
+    judge.unknown_callers();
     judge.tasks();
     judge.strangers(ledger, listed);
     judge.repeated_calls();
@@ -85,6 +86,13 @@ pub fn judge(world: &World, ledger: &Ledger, listed: &[Value]) -> Verdict {
 impl Judge<'_> {
     fn wrong(&mut self, what: String) {
         self.verdict.wrong.push(what);
+    }
+
+    /// Without the caller of a call nothing could be said about its lease.
+    fn unknown_callers(&mut self) {
+        for call in self.calls.iter().filter(|call| self.caller(call).is_none()) {
+            self.verdict.wrong.push(format!("no node's log has the call of {} attempt {}", call.task, call.attempt));
+        }
     }
 
     /// Every accepted task has the end that its model gave it, and its file is what the model sent.
