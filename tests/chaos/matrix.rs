@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// Cases that run at once; they mostly wait for leases.
-const AT_ONCE: usize = 6;
+const AT_ONCE: usize = 10;
 
 /// The lease, in seconds.
 const LEASE: u64 = 2;

@@ -90,8 +90,11 @@ impl Judge<'_> {
 
     /// Without the caller of a call nothing could be said about its lease.
     fn unknown_callers(&mut self) {
-        for call in self.calls.iter().filter(|call| self.caller(call).is_none()) {
-            self.verdict.wrong.push(format!("no node's log has the call of {} attempt {}", call.task, call.attempt));
+        let calls = self.calls;
+        for Call { task, attempt, .. } in calls {
+            if !self.callers.contains_key(&(task.clone(), *attempt)) {
+                self.wrong(format!("UNEXPLAINED: no node's log has the call of {task} attempt {attempt}"));
+            }
         }
     }
 
