@@ -16,7 +16,7 @@ use crate::{
     clock,
     config::Config,
     oplog,
-    permits::Permits,
+    permits::{self, Permits},
     spool::Spool,
     storage::Storage,
     store::Store,
@@ -65,7 +65,10 @@ impl App {
             None => None,
         };
         let storage = Storage::open(&config, &public_url).map_err(anyhow::Error::msg).context("oss")?;
-        let permits = Permits::open(config.redis.as_ref()).map_err(anyhow::Error::msg).context("redis.url")?;
+        // With the node's lease, so that whoever takes over a dead node's tasks finds room for them.
+        let ttl = config.worker.lease.min(permits::LONGEST_TTL);
+        let permits =
+            Permits::open_with_ttl(config.redis.as_ref(), ttl).map_err(anyhow::Error::msg).context("redis.url")?;
         let wake = Wake::open(config.redis.as_ref(), config.worker.enabled)
             .map_err(anyhow::Error::msg)
             .context("redis.url")?;

@@ -11,7 +11,7 @@
 //! ```text
 //! cli ─▶ app ─▶ { api, worker, cleaner }
 //!                  ─▶ { catalog, oplog, store, permits, wake, storage, spool, periodic }
-//!                       ─▶ { task, model, caller, token, jwt, stats, config, secrets, egress, clock }
+//!                       ─▶ { task, model, caller, token, jwt, stats, config, secrets, egress, clock, faults }
 //! ```
 //!
 //! * [`task`]: what a task is; `task::lifecycle` says which state follows which, and nobody else.
@@ -24,6 +24,7 @@
 //! * [`spool`] and [`storage`]: results on their way, and where they end up.
 //! * [`egress`]: which hosts and addresses models may have.
 //! * [`api`]: the HTTP interface.
+//! * [`faults`]: between which steps tests kill the process; nothing in any other build.
 //! * [`app`]: builds all of it, starts and stops it in order.
 //!
 //! A *lane* is one tenant's queue for one model: the unit of order, limits and fairness. A *permit*
@@ -66,6 +67,7 @@ pub mod caller;
 pub mod clock;
 pub mod config;
 pub mod egress;
+pub mod faults;
 pub mod jwt;
 pub mod model;
 pub mod secrets;

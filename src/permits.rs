@@ -15,9 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{config, task::Lane};
 
-/// How long a permit outlives its last renewal, and so how long a dead node's permits are missing.
-/// It is renewed three times as often, which is also how fast a gate that lost its memory heals.
-const TTL: Duration = Duration::from_secs(30);
+/// How long a permit outlives its last renewal at most, and so how long a dead node's permits are
+/// missing. It is renewed three times as often, which is also how fast a gate that lost its memory
+/// heals.
+pub const LONGEST_TTL: Duration = Duration::from_secs(30);
 
 /// What a node asks for one lane.
 #[derive(Debug, Clone, Copy)]
@@ -62,7 +63,7 @@ impl Permits {
     /// # Errors
     /// Where the Redis URL cannot be read. Redis being down is no error: the breaker opens.
     pub fn open(config: Option<&config::Redis>) -> Result<Permits, String> {
-        Permits::open_with_ttl(config, TTL)
+        Permits::open_with_ttl(config, LONGEST_TTL)
     }
 
     /// As [`Permits::open`], with a life of permits other than 30 s. All nodes on one Redis should

@@ -28,6 +28,7 @@ use uuid::Uuid;
 pub use self::reader::{ReadError, Reader};
 use crate::{
     clock,
+    faults::{self, Point},
     task::{Attempt, TaskKey},
 };
 
@@ -296,6 +297,7 @@ impl Draft {
         // One trip: for a small result this is all the disk ever sees of it.
         let mut part = blocking(move || {
             let mut part = disk.append(&folder, &buffer)?;
+            faults::pass(Point::HalfPark);
             let synced = call_time >= WORTH_SYNCING;
             if synced {
                 part.file.sync_data()?;

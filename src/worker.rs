@@ -39,6 +39,7 @@ use crate::{
     catalog::Catalog,
     clock,
     config::Config,
+    faults::{self, Point},
     permits::{Ask, Permit, Permits},
     spool::{Parked, Spool},
     storage::Storage,
@@ -351,7 +352,9 @@ impl Worker {
         if wants.is_empty() {
             return Ok(());
         }
+        faults::pass(Point::AfterPermit);
         let Claim { tasks, models, lanes } = self.shared.store.claim(life.node, &wants).await?;
+        faults::pass_if(!tasks.is_empty(), Point::AfterClaim);
         let mut newest: HashMap<Lane, DateTime<Utc>> = HashMap::new();
         for task in tasks {
             let lane = task.lane;
@@ -436,6 +439,7 @@ impl Worker {
             let tmp_file = parked.path.to_string_lossy().into_owned();
             match self.shared.store.adopt(life.node, parked.key, parked.attempt, &tmp_file).await {
                 Ok(Some(adopted)) => {
+                    faults::pass(Point::AfterAdoption);
                     let run = Run::adopted(self.shared.clone(), adopted, &parked, life.cut.clone());
                     life.spawn(run, |run| async move {
                         info!("found the parked result of this task, only the upload is left");

@@ -23,6 +23,7 @@ use crate::{
     caller::Caller,
     clock,
     config::{Auth, Config, OssKind},
+    faults::{self, Point},
     model::{MAX_NAME, text},
     storage::Storage,
     store::tasks::{Enqueued, PickedUp, TaskFilter},
@@ -230,8 +231,10 @@ pub(crate) async fn create_task(
     let task = submission.check(clock::task_id(), &caller, &model)?;
     notes.biz(&task.biz_name);
     let (id, lane) = (task.key.id, task.lane);
+    faults::pass(Point::BeforeEnqueue);
     match api.store.enqueue(task).await? {
         Enqueued::Accepted => {
+            faults::pass(Point::AfterEnqueue);
             notes.task(id);
             api.wake.send([WakeUp { lane, rewind: false }]);
             envelope::ok(CreatedTask { task_id: id.to_string() })
@@ -283,6 +286,7 @@ pub(crate) async fn get_task_batch(
     for task in api.store.pick_up(caller.tenant, &ids).await? {
         found.insert(task.id, ResultView::of(task, &api.storage).await);
     }
+    faults::pass_if(!found.is_empty(), Point::AfterPickUp);
     envelope::ok(Batch::in_order(task_ids, &found))
 }
 

@@ -7,6 +7,7 @@ use tracing::{info, warn};
 use super::{BATCH, Cleaner, swept};
 use crate::{
     clock,
+    faults::{self, Point},
     periodic::Swept,
     stats::CallCount,
     store::StoreError,
@@ -55,7 +56,9 @@ impl Rescue {
             .iter()
             .map(|task| lifecycle::lease_lost(task, cleaner.max_lost, lost_call(task, cleaner.stat_zone)))
             .collect();
+        faults::pass_if(!abandoned.is_empty(), Point::DuringReaping);
         let applied = cleaner.store.apply_all(&transitions).await?;
+        faults::pass_if(!abandoned.is_empty(), Point::AfterReaping);
         for ((task, transition), _) in
             abandoned.iter().zip(&transitions).zip(applied).filter(|(_, a)| *a == Applied::Done)
         {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures::{Stream, stream};
 
 use super::{Parked, blocking};
+use crate::faults::{self, Point};
 
 /// Reads a parked result once, from beginning to end.
 pub struct Reader {
@@ -81,6 +82,7 @@ impl Reader {
     pub fn into_stream(self, length: usize) -> impl Stream<Item = Result<Bytes, ReadError>> + Send {
         stream::try_unfold(self, move |mut reader| async move {
             let piece = reader.piece(length).await?;
+            faults::pass_if(reader.left > 0, Point::HalfUpload);
             Ok(piece.map(|piece| (piece, reader)))
         })
     }

@@ -14,6 +14,7 @@ use url::Url;
 use super::{PING_TIMEOUT, Placed, StorageError, base, by, checked_key, deadline, object_key};
 use crate::{
     clock,
+    faults::{self, Point},
     spool::{Parked, ReadError},
 };
 
@@ -85,6 +86,7 @@ impl Placing {
             fs::create_dir_all(folder).map_err(|error| failed("make a folder", &error))?;
         }
         self.link(target)?;
+        faults::pass(Point::HalfUpload);
         // Synced in any case, also where an earlier try has placed the file: it may have died
         // before it came to this. On folders that have not changed this costs next to nothing.
         File::open(target).and_then(|file| file.sync_all()).map_err(|error| failed("sync the file", &error))?;

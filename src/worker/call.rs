@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use crate::{
     clock,
     egress::{Denied, Egress, Unreachable},
+    faults::{self, Point},
     model::{HttpMethod, Model},
     spool::{Parked, Spool},
     task::{Failure, FailureKind, Running, retry::MAX_RETRY_AFTER},
@@ -116,6 +117,7 @@ async fn attempt(
     if draft.size() == 0 {
         return Err(failure(FailureKind::EmptyBody, "the model answered without a body"));
     }
+    faults::pass(Point::AfterCall);
     draft.finish(content_type.as_deref(), began.elapsed()).await.map_err(|error| unparked(&error))
 }
 

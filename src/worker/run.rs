@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     clock,
+    faults::{self, Point},
     model::Model,
     spool::Parked,
     stats::CallCount,
@@ -90,6 +91,7 @@ impl Run {
 
     /// Uploads a parked result and sees the task through.
     pub(super) async fn resume(mut self, parked: Parked) {
+        faults::pass(Point::AfterPark);
         match upload::upload(&mut self, &parked).await {
             Uploaded::Stored(stored) => self.finish(&parked, stored).await,
             Uploaded::FileGone(error) => {
@@ -130,6 +132,7 @@ impl Run {
         let transition = if let Some(slot) = slot {
             let delay_ms = slot.delay.as_millis() as u64;
             info!(delay_ms, error = failure.message, "the call failed, next try in {:?}", slot.delay);
+            faults::pass(Point::BeforeRetry);
             lifecycle::retried(&self.task, &failure, slot, call)
         } else {
             info!(error = failure.message, "the call failed for good");
@@ -139,11 +142,15 @@ impl Run {
     }
 
     async fn finish(mut self, parked: &Parked, stored: StoredFile) {
+        faults::pass(Point::AfterUpload);
         let key = stored.oss_key.clone();
         let (file_type, file_size) = (stored.file_type.clone(), stored.file_size);
         let call = self.uncounted.take();
         match self.apply(lifecycle::succeeded(&self.task, stored, call)).await {
-            Applied::Done => info!(file_type, file_size, "succeeded"),
+            Applied::Done => {
+                faults::pass(Point::AfterFinish);
+                info!(file_type, file_size, "succeeded");
+            }
             // The object carries our attempt in its key, so nobody else's result is touched.
             Applied::Stale if self.cut.lease_lost.is_cancelled() => return,
             Applied::Stale => {
@@ -156,6 +163,7 @@ impl Run {
     }
 
     async fn hand_back(mut self) {
+        faults::pass(Point::BeforeHandBack);
         info!("handed back to the queue, the service is stopping");
         let call = self.uncounted.take();
         self.end_with(lifecycle::handed_back(&self.task, call)).await;

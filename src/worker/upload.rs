@@ -8,6 +8,7 @@ use tracing::{info, warn};
 use super::run::Run;
 use crate::{
     clock,
+    faults::{self, Point},
     spool::Parked,
     storage::StorageError,
     task::{
@@ -55,6 +56,7 @@ pub(super) async fn upload(run: &mut Run, parked: &Parked) -> Uploaded {
         if mark_parked(run, parked, Some(format!("the upload failed: {}", error.message))).await == Applied::Stale {
             return Uploaded::NotOurs;
         }
+        faults::pass(Point::AfterParkedMark);
         tokio::select! {
             () = sleep(pause) => {}
             () = run.cut.lease_lost.cancelled() => return Uploaded::NotOurs,

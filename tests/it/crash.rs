@@ -30,7 +30,8 @@ async fn a_dead_workers_task_goes_to_another_within_lease_and_interval() {
         let lease = [("worker.leaseSeconds", "4")];
         let model = FakeModel::start(gated_then_ok()).await;
         let mut first = Node::start(db, &lease).await;
-        first.api.create_model("m", &model.url, &json!({})).await;
+        // The dead worker's permit is the only one, and has to come back as early as its task.
+        first.api.create_model("m", &model.url, &json!({ "maxConcurrency": 1 })).await;
         let id = first.api.create_task("m", &Value::Null).await;
         until("the call", async || model.running() == 1).await;
         let second = Node::start(db, &lease).await;

@@ -79,7 +79,7 @@ fn arrows_point_down() {
         &["app"],
         &["api", "worker", "cleaner"],
         &["catalog", "oplog", "store", "permits", "wake", "storage", "spool", "periodic"],
-        &["task", "model", "caller", "token", "jwt", "stats", "config", "secrets", "egress", "clock"],
+        &["task", "model", "caller", "token", "jwt", "stats", "config", "secrets", "egress", "clock", "faults"],
     ];
     let layer = |module: &str| layers.iter().position(|layer| layer.contains(&module));
     for (name, text) in files("src", ".rs") {
@@ -97,6 +97,18 @@ fn arrows_point_down() {
             }
         }
     }
+}
+
+/// Where tests kill the process is in no build of the service: only the package's dependency on
+/// itself, which counts for tests alone, turns it on.
+#[test]
+fn only_tests_have_kill_points() {
+    let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
+    assert!(!manifest.contains("\ndefault = ["), "no feature is on by default");
+    let (service, tests) = manifest.split_once("[dev-dependencies]").unwrap();
+    assert_eq!(service.matches("kill-points").count(), 1, "named where it is defined, and nowhere else");
+    assert_eq!(tests.matches("kill-points").count(), 1);
+    only_in(&["\"kill-points\"", "MODEL_ASYNCH_KILL"], |name| name == "src/faults.rs");
 }
 
 #[test]

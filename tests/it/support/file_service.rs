@@ -115,7 +115,7 @@ async fn download(State(inner): State<Arc<Inner>>, Path(number): Path<usize>) ->
 }
 
 /// Headers and content of the one part of a multipart form.
-fn only_part(headers: &HeaderMap, body: &Bytes) -> Option<(String, Bytes)> {
+pub(crate) fn only_part(headers: &HeaderMap, body: &Bytes) -> Option<(String, Bytes)> {
     let (_, boundary) = headers.get(header::CONTENT_TYPE)?.to_str().ok()?.split_once("boundary=")?;
     let start = format!("--{boundary}\r\n");
     let end = format!("\r\n--{boundary}--\r\n");
