@@ -38,6 +38,7 @@ pub use self::openapi::openapi;
 use self::{error::ApiError, request::Limits};
 use crate::{
     catalog::Catalog, config::Config, oplog::OpLogger, permits::Permits, storage::Storage, store::Store, wake::Wake,
+    worker::Pulse,
 };
 
 /// What handlers need; cheap to clone.
@@ -57,6 +58,8 @@ pub struct ApiState {
     pub permits: Permits,
     /// The operation log.
     pub oplog: OpLogger,
+    /// Whether this node's worker is deaf; `None` where it has none.
+    pub pulse: Option<Pulse>,
     /// Set when the service begins to stop: not ready any more.
     pub stopping: CancellationToken,
 }

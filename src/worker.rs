@@ -7,6 +7,7 @@
 mod call;
 mod lanes;
 mod lease;
+mod pulse;
 mod run;
 mod slot;
 mod upload;
@@ -29,8 +30,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, error, info, info_span, warn};
 
+pub use self::pulse::Pulse;
 use self::{
     lanes::Lanes,
+    lease::Keeper,
     run::{Cut, Run},
     slot::Slots,
 };
@@ -47,6 +50,7 @@ use crate::{
     },
     task::{Attempt, Lane, ModelId, NodeId, TaskKey, lifecycle, retry},
     wake::{Wake, WakeUp},
+    watch::Board,
 };
 
 /// Most lanes asked in one round: one Redis round trip and one claim.
@@ -89,6 +93,8 @@ pub struct Worker {
     shared: Arc<Shared>,
     catalog: Catalog,
     permits: Permits,
+    board: Board,
+    pulse: Pulse,
     concurrency: usize,
     lease: Duration,
     poll_interval: Duration,
@@ -107,6 +113,8 @@ pub struct Parts {
     pub permits: Permits,
     /// Who tells of work.
     pub wake: Wake,
+    /// Where watchers say whether they reach the database.
+    pub board: Board,
     /// Where results are parked.
     pub spool: Spool,
     /// Where they are stored.
@@ -164,6 +172,8 @@ impl Worker {
             shared: Arc::new(shared),
             catalog: parts.catalog,
             permits: parts.permits,
+            board: parts.board,
+            pulse: Pulse::new(config.worker.lease, config.worker.poll_interval.min(SCAN)),
             concurrency: config.worker.concurrency,
             lease: config.worker.lease,
             poll_interval: config.worker.poll_interval,
@@ -173,12 +183,17 @@ impl Worker {
         })
     }
 
+    /// The signs of life of this worker.
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
+    }
+
     /// Works until `stop`, incarnation after incarnation. Calls `ready` when the first one has its
     /// lease and has adopted what was parked: from then on others may clean up after the dead.
     pub async fn run(mut self, stop: CancellationToken, ready: impl FnOnce()) {
         let mut ready = Some(ready);
         while !stop.is_cancelled() {
-            let node = clock::node_id();
+            let (node, registered) = (clock::node_id(), clock::tick());
             if let Err(error) = self.shared.store.register_node(node, &self.name, self.lease).await {
                 warn!(%error, "cannot register this node, trying again");
                 tokio::select! {
@@ -187,13 +202,19 @@ impl Worker {
                 }
             }
             info!(node = %node, "working");
-            if let End::Stopped = self.live(node, &stop, &mut ready).await {
+            if let End::Stopped = self.live(node, registered, &stop, &mut ready).await {
                 return;
             }
         }
     }
 
-    async fn live(&mut self, node: NodeId, stop: &CancellationToken, ready: &mut Option<impl FnOnce()>) -> End {
+    async fn live(
+        &mut self,
+        node: NodeId,
+        registered: std::time::Instant,
+        stop: &CancellationToken,
+        ready: &mut Option<impl FnOnce()>,
+    ) -> End {
         let cut = Cut { lease_lost: CancellationToken::new(), grace_over: CancellationToken::new() };
         let mut life = Life {
             node,
@@ -204,11 +225,12 @@ impl Worker {
             doubtful: false,
             failures: 0,
         };
-        let (store, lease) = (self.shared.store.clone(), self.lease);
+        let (store, board, pulse) = (self.shared.store.clone(), self.board.clone(), self.pulse.clone());
+        let keeper = Keeper { store: &store, board: &board, pulse: &pulse, node, lease: self.lease };
         // Side by side in one task: the lease is renewed whatever the dispatcher waits for.
         let end = tokio::select! {
             () = self.dispatch(&mut life, stop, ready) => End::Stopped,
-            reason = lease::keep(&store, node, lease) => {
+            reason = keeper.keep(registered) => {
                 error!(node = %node, reason, "lost the lease, dropping what is running and starting over");
                 End::LeaseLost
             }
@@ -294,12 +316,16 @@ impl Worker {
                 }
             }
             if self.free(life) == 0 || !life.lanes.any_ready() {
+                self.pulse.looked();
                 return true;
             }
             if let Err(error) = self.claim_round(life).await {
                 return self.claim_failed(life, &error).await;
             }
-            life.failures = 0;
+            self.pulse.looked();
+            if std::mem::take(&mut life.failures) > 0 {
+                info!("tasks are claimed again");
+            }
         }
     }
 

@@ -21,7 +21,7 @@
 
 use std::time::Duration;
 
-use super::{Abandoned, Attempt, Failure, Lane, Running, TaskKey, Waiting};
+use super::{Abandoned, Attempt, Failure, Lane, NodeId, Running, TaskKey, Waiting};
 use crate::stats::CallCount;
 
 /// Where a task is in its life, as callers see it.
@@ -115,6 +115,7 @@ pub struct Transition {
     lane: Lane,
     from: State,
     attempt: Attempt,
+    owner: Option<NodeId>,
     change: Change,
     call: Option<CallCount>,
 }
@@ -138,6 +139,8 @@ pub struct RowChange<'a> {
     pub from: State,
     /// Guard: the attempt it must have.
     pub attempt: Attempt,
+    /// Guard: who must own it; `None` where the attempt says enough.
+    pub owner: Option<NodeId>,
     /// New state.
     pub state: State,
     /// New phase.
@@ -234,7 +237,7 @@ pub fn handed_back(task: &Running, call: Option<CallCount>) -> Transition {
 /// Nothing is used up.
 pub fn never_started(task: &Abandoned) -> Transition {
     let change = back_to_the_head(None, 0);
-    Transition { key: task.key, lane: task.lane, from: State::Running, attempt: task.attempt, change, call: None }
+    taken_from(task, change, None)
 }
 
 /// The parked result is gone, so the model has to be called again; no try is used up.
@@ -251,7 +254,7 @@ pub fn lease_lost(task: &Abandoned, max_lost: i32, call: Option<CallCount>) -> T
     } else {
         back_to_the_head(Some(format!("attempt {} was lost with its worker", task.attempt)), 1)
     };
-    Transition { key: task.key, lane: task.lane, from: State::Running, attempt: task.attempt, change, call }
+    taken_from(task, change, call)
 }
 
 /// A queued task that will never run: its model was deleted, or it waited too long.
@@ -261,13 +264,36 @@ pub fn dropped_from_queue(task: &Waiting, error: String) -> Transition {
         lane: task.lane,
         from: State::Queued,
         attempt: task.attempt,
+        owner: None,
         change: Change::Failed { error, lost: 0 },
         call: None,
     }
 }
 
 fn held(task: &Running, change: Change, call: Option<CallCount>) -> Transition {
-    Transition { key: task.key, lane: task.lane, from: State::Running, attempt: task.attempt, change, call }
+    Transition {
+        key: task.key,
+        lane: task.lane,
+        from: State::Running,
+        attempt: task.attempt,
+        owner: None,
+        change,
+        call,
+    }
+}
+
+/// Adopting a task leaves its attempt as it is, so only the owner tells whether that has happened
+/// since the row was read.
+fn taken_from(task: &Abandoned, change: Change, call: Option<CallCount>) -> Transition {
+    Transition {
+        key: task.key,
+        lane: task.lane,
+        from: State::Running,
+        attempt: task.attempt,
+        owner: Some(task.owner),
+        change,
+        call,
+    }
 }
 
 fn back_to_the_head(error: Option<String>, lost: i32) -> Change {
@@ -311,6 +337,7 @@ impl Transition {
             key: self.key,
             from: self.from,
             attempt: self.attempt,
+            owner: self.owner,
             state: self.from,
             phase: Phase::Model,
             tmp_file: "",
@@ -363,6 +390,7 @@ mod tests {
             key: KEY,
             lane: LANE,
             attempt: Attempt(4),
+            owner: NodeId(Uuid::nil()),
             lost_attempts,
             phase: Phase::Model,
             creator: "ann".into(),

@@ -17,6 +17,7 @@ mod demo;
 mod engine;
 mod lifecycle;
 mod migrations;
+mod outage;
 mod permits;
 mod real_model;
 mod spool;

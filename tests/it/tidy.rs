@@ -57,7 +57,7 @@ fn the_domain_does_no_io_and_reads_no_clock() {
 fn each_outside_library_has_one_home() {
     only_in(&["sqlx::", "use sqlx"], |name| name.starts_with("src/store"));
     only_in(&["redis::{", "redis::aio", "redis::Script", "::redis::"], |name| {
-        name.starts_with("src/permits") || name.starts_with("src/wake")
+        name.starts_with("src/permits") || name.starts_with("src/wake") || name.starts_with("src/watch")
     });
     only_in(&["axum::", "use axum"], |name| name.starts_with("src/api") || name == "src/cli/demo/language_model.rs");
     only_in(&["object_store::", "use object_store"], |name| name == "src/storage/s3.rs");
@@ -78,7 +78,7 @@ fn arrows_point_down() {
         &["cli", "logging"],
         &["app"],
         &["api", "worker", "cleaner"],
-        &["catalog", "oplog", "store", "permits", "wake", "storage", "spool", "periodic"],
+        &["catalog", "oplog", "store", "permits", "wake", "storage", "spool", "periodic", "watch"],
         &["task", "model", "caller", "stats", "config", "secrets", "clock"],
     ];
     let layer = |module: &str| layers.iter().position(|layer| layer.contains(&module));
