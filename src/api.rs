@@ -137,7 +137,7 @@ fn finished<S: Clone + Send + Sync + 'static>(table: Router<S>) -> Router<S> {
         .fallback(|| async { ApiError::no_such_route() })
         .method_not_allowed_fallback(|| async { ApiError::no_such_method() })
         .layer(CatchPanicLayer::custom(exchange::panicked))
-        .layer(from_fn(exchange::accompany))
+        .layer(from_fn_with_state(exchange::Outage::default(), exchange::accompany))
 }
 
 fn route<H, T>(method: MethodFilter, path: &'static str, access: Access, handler: H) -> Route

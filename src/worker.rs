@@ -9,11 +9,13 @@ mod lanes;
 mod lease;
 mod pulse;
 mod run;
+mod salvage;
 mod slot;
 mod upload;
 
 use std::{
     collections::{HashMap, HashSet},
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -23,6 +25,7 @@ use tokio::{
     sync::{
         Semaphore,
         mpsc::{self, UnboundedReceiver},
+        oneshot,
     },
     task::{JoinError, JoinSet},
     time::{Instant, sleep_until},
@@ -35,14 +38,18 @@ use self::{
     lanes::Lanes,
     lease::Keeper,
     run::{Cut, Run},
-    slot::Slots,
+    salvage::{Found, Salvage},
+    slot::{Slot, Slots},
 };
 use crate::{
     catalog::Catalog,
     clock,
     config::Config,
     permits::{Ask, Permit, Permits},
-    spool::{Parked, Spool},
+    spool::{
+        Spool,
+        gauge::{Gauge, Limits},
+    },
     storage::Storage,
     store::{
         Store, StoreError,
@@ -60,8 +67,8 @@ const LANES_PER_ROUND: usize = 64;
 /// stops the claims before the disk is full of results.
 const RUNS_PER_CALL: usize = 4;
 
-/// How often the whole table is scanned for lanes with work, and dead neighbours' spools for
-/// results: the correction of what wake-ups missed.
+/// How often the whole table is scanned for lanes with work, the correction of what wake-ups missed,
+/// and dead neighbours' spools for results.
 const SCAN: Duration = Duration::from_secs(10);
 
 /// How long a worker waits for handed-back tasks to be written when it stops.
@@ -72,6 +79,8 @@ struct Shared {
     store: Store,
     storage: Storage,
     spool: Spool,
+    gauge: Gauge,
+    max_lost: i32,
     wake: Wake,
     client: reqwest::Client,
     max_result_bytes: u64,
@@ -156,7 +165,10 @@ impl Worker {
     /// Where no HTTP client can be made on this machine.
     pub fn new(parts: Parts, config: &Config) -> anyhow::Result<Worker> {
         let (sender, room) = mpsc::unbounded_channel();
+        let limits = Limits { most_bytes: config.worker.spool_max_bytes, min_free: config.worker.spool_min_free_bytes };
         let shared = Shared {
+            gauge: Gauge::new(&parts.spool, limits),
+            max_lost: config.worker.max_lost_attempts,
             store: parts.store,
             storage: parts.storage,
             spool: parts.spool,
@@ -226,10 +238,12 @@ impl Worker {
             failures: 0,
         };
         let (store, board, pulse) = (self.shared.store.clone(), self.board.clone(), self.pulse.clone());
+        let shared = self.shared.clone();
         let keeper = Keeper { store: &store, board: &board, pulse: &pulse, node, lease: self.lease };
         // Side by side in one task: the lease is renewed whatever the dispatcher waits for.
         let end = tokio::select! {
             () = self.dispatch(&mut life, stop, ready) => End::Stopped,
+            () = shared.gauge.run() => End::Stopped,
             reason = keeper.keep(registered) => {
                 error!(node = %node, reason, "lost the lease, dropping what is running and starting over");
                 End::LeaseLost
@@ -250,16 +264,25 @@ impl Worker {
     /// The dispatch loop: until `stop`, and then the grace.
     async fn dispatch(&mut self, life: &mut Life, stop: &CancellationToken, ready: &mut Option<impl FnOnce()>) {
         self.scan(life).await;
-        if let Some(ready) = ready.take() {
-            ready();
-        }
+        let shared = self.shared.clone();
+        let (found, mut adopted) = salvage::channel();
+        let (looked, mut has_looked) = oneshot::channel();
+        let salvage = Salvage { shared: &shared, node: life.node, live: life.live.clone(), found };
+        let mut salvaging = pin!(salvage.run(looked));
         let mut next_scan = Instant::now() + clock::jittered(SCAN);
         let mut next_poll = Instant::now() + clock::jittered(self.poll_interval);
         loop {
             let rested = self.claim_all(life).await;
-            let shared = self.shared.clone();
             tokio::select! {
                 () = stop.cancelled() => break,
+                // Never ends.
+                () = &mut salvaging => {}
+                Some(found) = adopted.recv() => life.take_up(&self.shared, found),
+                Ok(()) = &mut has_looked, if ready.is_some() => {
+                    if let Some(ready) = ready.take() {
+                        ready();
+                    }
+                }
                 wake_ups = shared.wake.next(), if rested => {
                     for wake_up in wake_ups {
                         life.lanes.wake(wake_up);
@@ -342,6 +365,9 @@ impl Worker {
     /// Calls that can be started now.
     fn free(&self, life: &Life) -> usize {
         let calls = self.concurrency.saturating_sub(self.shared.slots.calling());
+        if self.shared.gauge.is_full() {
+            return 0;
+        }
         let runs = (self.concurrency * RUNS_PER_CALL).saturating_sub(life.runs.len());
         calls.min(runs).min(MOST_CLAIMED)
     }
@@ -392,7 +418,7 @@ impl Worker {
             };
             let slot = self.shared.slots.take(lane, permit);
             let run = Run::claimed(self.shared.clone(), task, model.clone(), life.cut.clone());
-            life.spawn(run, |run| run.begin(slot));
+            life.start(run, slot);
         }
         for (lane, verdict) in lanes {
             life.lanes.verdict(lane, verdict, newest.get(&lane).copied());
@@ -437,48 +463,11 @@ impl Worker {
         Ok(())
     }
 
-    /// Looks for lanes with work in the whole table, and for parked results that nobody works on:
-    /// those of an incarnation before this one, and those that dead processes left.
+    /// Looks for lanes with work in the whole table.
     async fn scan(&self, life: &mut Life) {
         match self.shared.store.lanes_with_work().await {
             Ok(lanes) => lanes.into_iter().for_each(|lane| life.lanes.wake(WakeUp { lane, rewind: true })),
             Err(error) => warn!(%error, "cannot scan for lanes with work, trying again"),
-        }
-        for found in [self.shared.spool.own().await, self.shared.spool.take_over().await] {
-            match found {
-                Ok(parked) => self.adopt(life, parked).await,
-                Err(error) => warn!(%error, "cannot look for parked results, trying again"),
-            }
-        }
-    }
-
-    /// Goes on with parked results whose tasks nobody has taken since, and deletes the others.
-    async fn adopt(&self, life: &mut Life, parked: Vec<Parked>) {
-        for parked in parked {
-            if life.works_on((parked.key, parked.attempt)) {
-                continue;
-            }
-            let tmp_file = parked.path.to_string_lossy().into_owned();
-            match self.shared.store.adopt(life.node, parked.key, parked.attempt, &tmp_file).await {
-                Ok(Some(adopted)) => {
-                    let run = Run::adopted(self.shared.clone(), adopted, &parked, life.cut.clone());
-                    life.spawn(run, |run| async move {
-                        info!("found the parked result of this task, only the upload is left");
-                        run.resume(parked).await;
-                    });
-                }
-                Ok(None) => {
-                    if let Err(error) = self.shared.spool.remove(&parked).await {
-                        warn!(task_id = %parked.key.id, tenant_id = %parked.key.tenant, attempt = parked.attempt.0,
-                            %error, "could not delete a parked result that nobody needs");
-                    }
-                }
-                // It stays in the spool; the next scan finds it.
-                Err(error) => {
-                    warn!(task_id = %parked.key.id, tenant_id = %parked.key.tenant, attempt = parked.attempt.0,
-                        %error, "cannot adopt a parked result now");
-                }
-            }
         }
     }
 }
@@ -496,17 +485,32 @@ impl Life {
         }
     }
 
+    /// Goes on with a result that was found parked.
+    fn take_up(&mut self, shared: &Arc<Shared>, found: Found) {
+        let Found { adopted, parked, live } = found;
+        let run = Run::adopted(shared.clone(), adopted, &parked, self.cut.clone());
+        self.spawn(run, live, |run| async move {
+            info!("found the parked result of this task, only the upload is left");
+            run.resume(parked).await;
+        });
+    }
+
+    /// Runs a task that was just claimed.
+    fn start(&mut self, run: Run, slot: Slot) {
+        // The fence is new with each claim, so nobody can be on the list under it.
+        if let Some(live) = Live::begin(&self.live, (run.task.key, run.task.attempt)) {
+            self.spawn(run, live, |run| run.begin(slot));
+        }
+    }
+
     /// Runs a task in the set that this life joins at its end.
-    fn spawn<F>(&mut self, run: Run, go: impl FnOnce(Run) -> F)
+    fn spawn<F>(&mut self, run: Run, live: Live, go: impl FnOnce(Run) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let task = &run.task;
-        let attempt = (task.key, task.attempt);
         let span = info_span!("task", task_id = %task.key.id, tenant_id = %task.key.tenant,
             model_name = task.model_name, attempt = task.attempt.0);
-        self.live.lock().unwrap_or_else(PoisonError::into_inner).insert(attempt);
-        let live = Live { set: self.live.clone(), attempt };
         let going = go(run);
         let running = async move {
             let _live = live;
@@ -519,6 +523,14 @@ impl Life {
 /// Waits for every run to end.
 async fn ended(runs: &mut JoinSet<()>) {
     while runs.join_next().await.is_some() {}
+}
+
+impl Live {
+    /// Puts an attempt on the list; nothing if it is there already.
+    fn begin(set: &LiveSet, attempt: (TaskKey, Attempt)) -> Option<Live> {
+        let new = set.lock().unwrap_or_else(PoisonError::into_inner).insert(attempt);
+        new.then(|| Live { set: set.clone(), attempt })
+    }
 }
 
 impl Drop for Live {

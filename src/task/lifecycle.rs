@@ -257,6 +257,15 @@ pub fn lease_lost(task: &Abandoned, max_lost: i32, call: Option<CallCount>) -> T
     taken_from(task, change, call)
 }
 
+/// The model answered, and this node's disk did not take it: no try is used up, but an attempt is
+/// lost, so that a result which fits on no disk is not made for ever.
+pub fn result_lost(task: &Running, error: String, max_lost: i32, call: Option<CallCount>) -> Transition {
+    if task.lost_attempts.saturating_add(1) >= max_lost {
+        return held(task, Change::Failed { error, lost: 1 }, call);
+    }
+    held(task, back_to_the_head(Some(error), 1), call)
+}
+
 /// A queued task that will never run: its model was deleted, or it waited too long.
 pub fn dropped_from_queue(task: &Waiting, error: String) -> Transition {
     Transition {
@@ -421,6 +430,8 @@ mod tests {
             ("result gone", result_gone(&task, "gone".into(), None)),
             ("lost", lease_lost(&abandoned(0), 3, None)),
             ("lost too often", lease_lost(&abandoned(2), 3, None)),
+            ("unparked", result_lost(&task, "full".into(), 3, None)),
+            ("unparked too often", result_lost(&Running { lost_attempts: 2, ..task.clone() }, "full".into(), 3, None)),
             ("dropped", dropped_from_queue(&waiting, "late".into())),
         ];
         let seen: Vec<String> = arrows
@@ -450,6 +461,8 @@ mod tests {
             "result gone: 1@4 -> 0/0 Head delay None retries +0 lost +0 error Some(\"gone\")",
             "lost: 1@4 -> 0/0 Head delay None retries +0 lost +1 error Some(\"attempt 4 was lost with its worker\")",
             "lost too often: 1@4 -> 3/0 Kept delay None retries +0 lost +1 error Some(\"gave up after 3 attempts that were lost with their worker\")",
+            "unparked: 1@4 -> 0/0 Head delay None retries +0 lost +1 error Some(\"full\")",
+            "unparked too often: 1@4 -> 3/0 Kept delay None retries +0 lost +1 error Some(\"full\")",
             "dropped: 0@4 -> 3/0 Kept delay None retries +0 lost +0 error Some(\"late\")",
         ];
         assert_eq!(seen, expected);

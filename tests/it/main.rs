@@ -14,6 +14,7 @@ mod config;
 mod contract;
 mod crash;
 mod demo;
+mod disk;
 mod engine;
 mod lifecycle;
 mod migrations;

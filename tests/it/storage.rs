@@ -72,6 +72,8 @@ fn open_with(kind: OssKind, timeout: Duration) -> Result<Storage, String> {
             lease: Duration::from_secs(30),
             max_lost_attempts: 3,
             max_result_bytes: u64::MAX,
+            spool_max_bytes: 0,
+            spool_min_free_bytes: 0,
             queue_timeout: None,
             poll_interval: Duration::from_secs(1),
         },
