@@ -214,7 +214,7 @@ impl Worker {
                 }
             }
             info!(node = %node, "working");
-            if let End::Stopped = self.live(node, registered, &stop, &mut ready).await {
+            if let End::Stopped = Box::pin(self.live(node, registered, &stop, &mut ready)).await {
                 return;
             }
         }
