@@ -43,7 +43,7 @@ pub use self::{
 use self::{error::ApiError, rate::Rate, request::Limits};
 use crate::{
     caller::Scope, catalog::Catalog, config::Config, egress::Egress, oplog::OpLogger, permits::Permits,
-    storage::Storage, store::Store, wake::Wake,
+    storage::Storage, store::Store, wake::Wake, worker::Pulse,
 };
 
 /// What handlers need; cheap to clone.
@@ -67,6 +67,8 @@ pub struct ApiState {
     pub permits: Permits,
     /// The operation log.
     pub oplog: OpLogger,
+    /// Whether this node's worker is deaf; `None` where it has none.
+    pub pulse: Option<Pulse>,
     /// Set when the service begins to stop: not ready any more.
     pub stopping: CancellationToken,
 }
@@ -137,7 +139,7 @@ fn finished<S: Clone + Send + Sync + 'static>(table: Router<S>) -> Router<S> {
         .fallback(|| async { ApiError::no_such_route() })
         .method_not_allowed_fallback(|| async { ApiError::no_such_method() })
         .layer(CatchPanicLayer::custom(exchange::panicked))
-        .layer(from_fn(exchange::accompany))
+        .layer(from_fn_with_state(exchange::Outage::default(), exchange::accompany))
 }
 
 fn route<H, T>(method: MethodFilter, path: &'static str, access: Access, handler: H) -> Route

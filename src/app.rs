@@ -21,7 +21,8 @@ use crate::{
     storage::Storage,
     store::Store,
     wake::Wake,
-    worker::{self, Worker},
+    watch::{Board, Watch},
+    worker::{self, Pulse, Worker},
 };
 
 /// How long a part may take to stop, besides what it is known to wait for.
@@ -72,6 +73,7 @@ impl App {
         let wake = Wake::open(config.redis.as_ref(), config.worker.enabled)
             .map_err(anyhow::Error::msg)
             .context("redis.url")?;
+        let board = Board::open(config.redis.as_ref()).map_err(anyhow::Error::msg).context("redis.url")?;
         let spool = match config.worker.enabled {
             true => Some(Spool::open(&config.worker.tmp_dir).context("worker.tmpDir: cannot make this node's folder")?),
             false => None,
@@ -93,19 +95,24 @@ impl App {
         let bus = wake.clone();
         parts.push(part("wake-ups", |stop| async move { bus.run(stop).await }));
         let server_stops_before = parts.len();
+        let mut pulse = None;
         if let Some(spool) = spool {
             let worker_parts = worker::Parts {
                 store: store.clone(),
                 catalog: catalog.clone(),
                 permits: permits.clone(),
                 wake: wake.clone(),
+                board: board.clone(),
                 spool,
                 storage: storage.clone(),
             };
-            parts.push(start_worker(worker_parts, &config).await?);
+            let (worker, signs) = start_worker(worker_parts, &config).await?;
+            parts.push(worker);
+            pulse = Some(signs);
         }
         if config.cleaner.enabled {
-            let cleaner = Cleaner::new(store.clone(), storage.clone(), wake.clone(), &config);
+            let watch = Watch::new(store.clone(), board, config.worker.lease);
+            let cleaner = Cleaner::new(store.clone(), storage.clone(), wake.clone(), watch, &config);
             parts.push(part("cleaner", |stop| cleaner.run(stop)));
         }
         let grace = config.server.shutdown_grace;
@@ -120,6 +127,7 @@ impl App {
             egress,
             permits,
             oplog,
+            pulse,
             stopping: stopping.clone(),
         };
         // Started last and stopped after the worker: while running calls end, probes are told that
@@ -167,18 +175,19 @@ impl App {
 
 /// Starts the worker and waits until it has adopted what was parked: before that the cleaner must
 /// not take a dead predecessor's tasks away from it.
-async fn start_worker(parts: worker::Parts, config: &Config) -> anyhow::Result<Part> {
+async fn start_worker(parts: worker::Parts, config: &Config) -> anyhow::Result<(Part, Pulse)> {
     if parts.store.is_embedded() {
         parts.store.bury_every_node().await?;
     }
     let worker = Worker::new(parts, config)?;
+    let pulse = worker.pulse();
     let (ready, is_ready) = oneshot::channel();
     let announce = move || {
         ready.send(()).ok();
     };
     let part = part("worker", |stop| worker.run(stop, announce));
     is_ready.await.context("the worker did not start")?;
-    Ok(part)
+    Ok((part, pulse))
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the one place that spawns long-lived tasks")]

@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use self::rescue::Rescue;
 use crate::{
     config::Config,
     periodic::{Pace, Swept},
     storage::Storage,
     store::{Store, StoreError},
     wake::Wake,
+    watch::Watch,
 };
 
 /// Most rows that a duty takes at once: a batch holds its locks for some milliseconds.
@@ -34,13 +34,12 @@ pub struct Cleaner {
     max_lost: i32,
     delete_on_purge: bool,
     stat_zone: chrono_tz::Tz,
-    rescue: Rescue,
+    watch: Watch,
 }
 
 impl Cleaner {
     /// Builds it; nothing runs yet.
-    pub fn new(store: Store, storage: Storage, wake: Wake, config: &Config) -> Cleaner {
-        let rescue = Rescue::new(config.worker.lease, config.cleaner.interval, store.is_embedded());
+    pub fn new(store: Store, storage: Storage, wake: Wake, watch: Watch, config: &Config) -> Cleaner {
         Cleaner {
             store,
             storage,
@@ -51,14 +50,14 @@ impl Cleaner {
             max_lost: config.worker.max_lost_attempts,
             delete_on_purge: config.oss.delete_on_purge,
             stat_zone: config.stat_zone,
-            rescue,
+            watch,
         }
     }
 
     /// Cleans until `stop`. Retries and rescues have a pace of their own, so that neither a duty
     /// that fails or takes long nor its back-off keeps a task waiting.
     pub async fn run(self, stop: CancellationToken) {
-        tokio::join!(self.requeue(&stop), self.rescue(&stop), self.tidy(&stop));
+        tokio::join!(self.watch.run(&stop), self.requeue(&stop), self.rescue(&stop), self.tidy(&stop));
     }
 
     async fn requeue(&self, stop: &CancellationToken) {
@@ -70,9 +69,8 @@ impl Cleaner {
 
     async fn rescue(&self, stop: &CancellationToken) {
         let mut pace = Pace::new("rescuing", self.interval);
-        let mut rescue = self.rescue.clone();
         while pace.wait(stop).await {
-            pace.ticked(rescue.tick(self).await);
+            pace.ticked(rescue::tick(self).await);
         }
     }
 

@@ -157,6 +157,10 @@ pub struct Worker {
     pub max_lost_attempts: i32,
     /// Largest result in bytes.
     pub max_result_bytes: u64,
+    /// Most bytes of results on this node before it claims no more; 0 = no such limit.
+    pub spool_max_bytes: u64,
+    /// With fewer bytes free on the disk of `tmp_dir` this node claims no more.
+    pub spool_min_free_bytes: u64,
     /// A task queued longer than this fails; `None` = never.
     pub queue_timeout: Option<Duration>,
     /// How often an idle node looks for work that no wake-up told it of.

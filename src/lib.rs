@@ -10,7 +10,7 @@
 //!
 //! ```text
 //! cli ─▶ app ─▶ { api, worker, cleaner }
-//!                  ─▶ { catalog, oplog, store, permits, wake, storage, spool, periodic }
+//!                  ─▶ { catalog, oplog, store, permits, wake, watch, storage, spool, periodic }
 //!                       ─▶ { task, model, caller, token, jwt, stats, config, secrets, egress, clock, faults }
 //! ```
 //!
@@ -18,6 +18,7 @@
 //! * [`store`]: the durable memory, on Postgres or SQLite, with group commit.
 //! * [`permits`] and [`wake`]: how many calls may run, and who tells workers of work; over Redis,
 //!   or in this process.
+//! * [`watch`]: who may declare nodes dead, and whether a lost database is lost to everybody.
 //! * [`worker`]: lanes → permits → claim → call → park → upload → finish. Its files are the numbered
 //!   steps of a task's life.
 //! * [`cleaner`]: due retries, dead workers' tasks, what waited too long, what is past its time.
@@ -39,7 +40,7 @@
 //! 2. Only `task::lifecycle` makes a `Transition`. Every write of state, phase or attempt on an
 //!    existing row is one, applied under the guard of state *and* attempt, or one of the two bulk
 //!    changes it defines; a stale writer stops quietly.
-//! 3. Only `store` names sqlx, only `permits` and `wake` redis, only `api` axum.
+//! 3. Only `store` names sqlx, only `permits`, `wake` and `watch` redis, only `api` axum.
 //! 4. Only `clock` reads time, makes ids or rolls dice. Leases and deadlines compare on the
 //!    database's or Redis' clock.
 //! 5. Only `app` spawns long-lived tasks, and it joins all of them.
@@ -62,6 +63,7 @@ pub mod spool;
 pub mod storage;
 pub mod store;
 pub mod wake;
+pub mod watch;
 
 pub mod caller;
 pub mod clock;

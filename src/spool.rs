@@ -8,6 +8,7 @@
 //! results can be adopted.
 
 pub mod file_type;
+pub mod gauge;
 mod manifest;
 mod reader;
 

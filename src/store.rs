@@ -76,7 +76,7 @@ pub struct Store {
 enum Backend {
     Postgres {
         pool: PgPool,
-        /// One connection, so that a node's lease is renewed however busy the pool is.
+        /// Two connections, so that a node's lease and watch are renewed however busy the pool is.
         lease: PgPool,
     },
     Sqlite {
@@ -253,15 +253,15 @@ async fn open_postgres(url: &str, max_connections: u32) -> Result<Backend, Store
             .test_before_acquire(false)
             .after_release(|connection, _| Box::pin(answers(connection)))
     };
-    let lease = pool(1).connect_lazy_with(options.clone());
+    let lease = pool(2).connect_lazy_with(options.clone());
     Ok(Backend::Postgres { pool: pool(max_connections).connect_with(options).await?, lease })
 }
 
 /// Whether a connection that comes back is good for another use. The pool asks that too, but waits
 /// without end for a peer that went silent, and the connection's place in the pool waits with it.
+/// A broken one is no news to whoever used it.
 async fn answers(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    let answered = tokio::time::timeout(ACQUIRE_TIMEOUT, connection.ping()).await;
-    answered.map_err(|_| sqlx::Error::PoolTimedOut)?.map(|()| true)
+    Ok(matches!(tokio::time::timeout(ACQUIRE_TIMEOUT, connection.ping()).await, Ok(Ok(()))))
 }
 
 async fn open_sqlite(path: &Path) -> Result<Backend, StoreError> {

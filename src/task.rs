@@ -160,6 +160,8 @@ pub struct Abandoned {
     pub lane: Lane,
     /// The fence of the lost claim.
     pub attempt: Attempt,
+    /// Who held it.
+    pub owner: NodeId,
     /// Attempts lost before this one.
     pub lost_attempts: i32,
     /// `Model`: its call was not counted yet. `Upload`: it was.

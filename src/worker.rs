@@ -7,12 +7,15 @@
 mod call;
 mod lanes;
 mod lease;
+mod pulse;
 mod run;
+mod salvage;
 mod slot;
 mod upload;
 
 use std::{
     collections::{HashMap, HashSet},
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -22,6 +25,7 @@ use tokio::{
     sync::{
         Semaphore,
         mpsc::{self, UnboundedReceiver},
+        oneshot,
     },
     task::{JoinError, JoinSet},
     time::{Instant, sleep_until},
@@ -29,11 +33,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, error, info, info_span, warn};
 
+pub use self::pulse::Pulse;
 use self::{
     call::ModelClient,
     lanes::Lanes,
+    lease::Keeper,
     run::{Cut, Run},
-    slot::Slots,
+    salvage::{Found, Salvage},
+    slot::{Slot, Slots},
 };
 use crate::{
     catalog::Catalog,
@@ -41,7 +48,10 @@ use crate::{
     config::Config,
     faults::{self, Point},
     permits::{Ask, Permit, Permits},
-    spool::{Parked, Spool},
+    spool::{
+        Spool,
+        gauge::{Gauge, Limits},
+    },
     storage::Storage,
     store::{
         Store, StoreError,
@@ -49,6 +59,7 @@ use crate::{
     },
     task::{Attempt, Lane, ModelId, NodeId, TaskKey, lifecycle, retry},
     wake::{Wake, WakeUp},
+    watch::Board,
 };
 
 /// Most lanes asked in one round: one Redis round trip and one claim.
@@ -58,8 +69,8 @@ const LANES_PER_ROUND: usize = 64;
 /// stops the claims before the disk is full of results.
 const RUNS_PER_CALL: usize = 4;
 
-/// How often the whole table is scanned for lanes with work, and dead neighbours' spools for
-/// results: the correction of what wake-ups missed.
+/// How often the whole table is scanned for lanes with work, the correction of what wake-ups missed,
+/// and dead neighbours' spools for results.
 const SCAN: Duration = Duration::from_secs(10);
 
 /// How long a worker waits for handed-back tasks to be written when it stops.
@@ -70,6 +81,8 @@ struct Shared {
     store: Store,
     storage: Storage,
     spool: Spool,
+    gauge: Gauge,
+    max_lost: i32,
     wake: Wake,
     client: ModelClient,
     max_result_bytes: u64,
@@ -91,6 +104,8 @@ pub struct Worker {
     shared: Arc<Shared>,
     catalog: Catalog,
     permits: Permits,
+    board: Board,
+    pulse: Pulse,
     concurrency: usize,
     lease: Duration,
     poll_interval: Duration,
@@ -109,6 +124,8 @@ pub struct Parts {
     pub permits: Permits,
     /// Who tells of work.
     pub wake: Wake,
+    /// Where watchers say whether they reach the database.
+    pub board: Board,
     /// Where results are parked.
     pub spool: Spool,
     /// Where they are stored.
@@ -150,7 +167,10 @@ impl Worker {
     /// Where no HTTP client can be made on this machine.
     pub fn new(parts: Parts, config: &Config) -> anyhow::Result<Worker> {
         let (sender, room) = mpsc::unbounded_channel();
+        let limits = Limits { most_bytes: config.worker.spool_max_bytes, min_free: config.worker.spool_min_free_bytes };
         let shared = Shared {
+            gauge: Gauge::new(&parts.spool, limits),
+            max_lost: config.worker.max_lost_attempts,
             store: parts.store,
             storage: parts.storage,
             spool: parts.spool,
@@ -166,6 +186,8 @@ impl Worker {
             shared: Arc::new(shared),
             catalog: parts.catalog,
             permits: parts.permits,
+            board: parts.board,
+            pulse: Pulse::new(config.worker.lease, config.worker.poll_interval.min(SCAN)),
             concurrency: config.worker.concurrency,
             lease: config.worker.lease,
             poll_interval: config.worker.poll_interval,
@@ -175,12 +197,17 @@ impl Worker {
         })
     }
 
+    /// The signs of life of this worker.
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
+    }
+
     /// Works until `stop`, incarnation after incarnation. Calls `ready` when the first one has its
     /// lease and has adopted what was parked: from then on others may clean up after the dead.
     pub async fn run(mut self, stop: CancellationToken, ready: impl FnOnce()) {
         let mut ready = Some(ready);
         while !stop.is_cancelled() {
-            let node = clock::node_id();
+            let (node, registered) = (clock::node_id(), clock::tick());
             if let Err(error) = self.shared.store.register_node(node, &self.name, self.lease).await {
                 warn!(%error, "cannot register this node, trying again");
                 tokio::select! {
@@ -189,13 +216,19 @@ impl Worker {
                 }
             }
             info!(node = %node, "working");
-            if let End::Stopped = self.live(node, &stop, &mut ready).await {
+            if let End::Stopped = Box::pin(self.live(node, registered, &stop, &mut ready)).await {
                 return;
             }
         }
     }
 
-    async fn live(&mut self, node: NodeId, stop: &CancellationToken, ready: &mut Option<impl FnOnce()>) -> End {
+    async fn live(
+        &mut self,
+        node: NodeId,
+        registered: std::time::Instant,
+        stop: &CancellationToken,
+        ready: &mut Option<impl FnOnce()>,
+    ) -> End {
         let cut = Cut { lease_lost: CancellationToken::new(), grace_over: CancellationToken::new() };
         let mut life = Life {
             node,
@@ -206,11 +239,14 @@ impl Worker {
             doubtful: false,
             failures: 0,
         };
-        let (store, lease) = (self.shared.store.clone(), self.lease);
+        let (store, board, pulse) = (self.shared.store.clone(), self.board.clone(), self.pulse.clone());
+        let shared = self.shared.clone();
+        let keeper = Keeper { store: &store, board: &board, pulse: &pulse, node, lease: self.lease };
         // Side by side in one task: the lease is renewed whatever the dispatcher waits for.
         let end = tokio::select! {
             () = self.dispatch(&mut life, stop, ready) => End::Stopped,
-            reason = lease::keep(&store, node, lease) => {
+            () = shared.gauge.run() => End::Stopped,
+            reason = keeper.keep(registered) => {
                 error!(node = %node, reason, "lost the lease, dropping what is running and starting over");
                 End::LeaseLost
             }
@@ -230,16 +266,25 @@ impl Worker {
     /// The dispatch loop: until `stop`, and then the grace.
     async fn dispatch(&mut self, life: &mut Life, stop: &CancellationToken, ready: &mut Option<impl FnOnce()>) {
         self.scan(life).await;
-        if let Some(ready) = ready.take() {
-            ready();
-        }
+        let shared = self.shared.clone();
+        let (found, mut adopted) = salvage::channel();
+        let (looked, mut has_looked) = oneshot::channel();
+        let salvage = Salvage { shared: &shared, node: life.node, live: life.live.clone(), found };
+        let mut salvaging = pin!(salvage.run(looked));
         let mut next_scan = Instant::now() + clock::jittered(SCAN);
         let mut next_poll = Instant::now() + clock::jittered(self.poll_interval);
         loop {
             let rested = self.claim_all(life).await;
-            let shared = self.shared.clone();
             tokio::select! {
                 () = stop.cancelled() => break,
+                // Never ends.
+                () = &mut salvaging => {}
+                Some(found) = adopted.recv() => life.take_up(&self.shared, found),
+                Ok(()) = &mut has_looked, if ready.is_some() => {
+                    if let Some(ready) = ready.take() {
+                        ready();
+                    }
+                }
                 wake_ups = shared.wake.next(), if rested => {
                     for wake_up in wake_ups {
                         life.lanes.wake(wake_up);
@@ -296,12 +341,16 @@ impl Worker {
                 }
             }
             if self.free(life) == 0 || !life.lanes.any_ready() {
+                self.pulse.looked();
                 return true;
             }
             if let Err(error) = self.claim_round(life).await {
                 return self.claim_failed(life, &error).await;
             }
-            life.failures = 0;
+            self.pulse.looked();
+            if std::mem::take(&mut life.failures) > 0 {
+                info!("tasks are claimed again");
+            }
         }
     }
 
@@ -318,6 +367,9 @@ impl Worker {
     /// Calls that can be started now.
     fn free(&self, life: &Life) -> usize {
         let calls = self.concurrency.saturating_sub(self.shared.slots.calling());
+        if self.shared.gauge.is_full() {
+            return 0;
+        }
         let runs = (self.concurrency * RUNS_PER_CALL).saturating_sub(life.runs.len());
         calls.min(runs).min(MOST_CLAIMED)
     }
@@ -370,7 +422,7 @@ impl Worker {
             };
             let slot = self.shared.slots.take(lane, permit);
             let run = Run::claimed(self.shared.clone(), task, model.clone(), life.cut.clone());
-            life.spawn(run, |run| run.begin(slot));
+            life.start(run, slot);
         }
         for (lane, verdict) in lanes {
             life.lanes.verdict(lane, verdict, newest.get(&lane).copied());
@@ -415,49 +467,11 @@ impl Worker {
         Ok(())
     }
 
-    /// Looks for lanes with work in the whole table, and for parked results that nobody works on:
-    /// those of an incarnation before this one, and those that dead processes left.
+    /// Looks for lanes with work in the whole table.
     async fn scan(&self, life: &mut Life) {
         match self.shared.store.lanes_with_work().await {
             Ok(lanes) => lanes.into_iter().for_each(|lane| life.lanes.wake(WakeUp { lane, rewind: true })),
             Err(error) => warn!(%error, "cannot scan for lanes with work, trying again"),
-        }
-        for found in [self.shared.spool.own().await, self.shared.spool.take_over().await] {
-            match found {
-                Ok(parked) => self.adopt(life, parked).await,
-                Err(error) => warn!(%error, "cannot look for parked results, trying again"),
-            }
-        }
-    }
-
-    /// Goes on with parked results whose tasks nobody has taken since, and deletes the others.
-    async fn adopt(&self, life: &mut Life, parked: Vec<Parked>) {
-        for parked in parked {
-            if life.works_on((parked.key, parked.attempt)) {
-                continue;
-            }
-            let tmp_file = parked.path.to_string_lossy().into_owned();
-            match self.shared.store.adopt(life.node, parked.key, parked.attempt, &tmp_file).await {
-                Ok(Some(adopted)) => {
-                    faults::pass(Point::AfterAdoption);
-                    let run = Run::adopted(self.shared.clone(), adopted, &parked, life.cut.clone());
-                    life.spawn(run, |run| async move {
-                        info!("found the parked result of this task, only the upload is left");
-                        run.resume(parked).await;
-                    });
-                }
-                Ok(None) => {
-                    if let Err(error) = self.shared.spool.remove(&parked).await {
-                        warn!(task_id = %parked.key.id, tenant_id = %parked.key.tenant, attempt = parked.attempt.0,
-                            %error, "could not delete a parked result that nobody needs");
-                    }
-                }
-                // It stays in the spool; the next scan finds it.
-                Err(error) => {
-                    warn!(task_id = %parked.key.id, tenant_id = %parked.key.tenant, attempt = parked.attempt.0,
-                        %error, "cannot adopt a parked result now");
-                }
-            }
         }
     }
 }
@@ -475,17 +489,32 @@ impl Life {
         }
     }
 
+    /// Goes on with a result that was found parked.
+    fn take_up(&mut self, shared: &Arc<Shared>, found: Found) {
+        let Found { adopted, parked, live } = found;
+        let run = Run::adopted(shared.clone(), adopted, &parked, self.cut.clone());
+        self.spawn(run, live, |run| async move {
+            info!("found the parked result of this task, only the upload is left");
+            run.resume(parked).await;
+        });
+    }
+
+    /// Runs a task that was just claimed.
+    fn start(&mut self, run: Run, slot: Slot) {
+        // The fence is new with each claim, so nobody can be on the list under it.
+        if let Some(live) = Live::begin(&self.live, (run.task.key, run.task.attempt)) {
+            self.spawn(run, live, |run| run.begin(slot));
+        }
+    }
+
     /// Runs a task in the set that this life joins at its end.
-    fn spawn<F>(&mut self, run: Run, go: impl FnOnce(Run) -> F)
+    fn spawn<F>(&mut self, run: Run, live: Live, go: impl FnOnce(Run) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let task = &run.task;
-        let attempt = (task.key, task.attempt);
         let span = info_span!("task", task_id = %task.key.id, tenant_id = %task.key.tenant,
             model_name = task.model_name, attempt = task.attempt.0);
-        self.live.lock().unwrap_or_else(PoisonError::into_inner).insert(attempt);
-        let live = Live { set: self.live.clone(), attempt };
         let going = go(run);
         let running = async move {
             let _live = live;
@@ -498,6 +527,14 @@ impl Life {
 /// Waits for every run to end.
 async fn ended(runs: &mut JoinSet<()>) {
     while runs.join_next().await.is_some() {}
+}
+
+impl Live {
+    /// Puts an attempt on the list; nothing if it is there already.
+    fn begin(set: &LiveSet, attempt: (TaskKey, Attempt)) -> Option<Live> {
+        let new = set.lock().unwrap_or_else(PoisonError::into_inner).insert(attempt);
+        new.then(|| Live { set: set.clone(), attempt })
+    }
 }
 
 impl Drop for Live {

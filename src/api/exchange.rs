@@ -1,16 +1,21 @@
 //! The outermost layer around every request: its id, the envelope of its failure, one log line.
 
-use std::{any::Any, fmt};
+use std::{
+    any::Any,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use axum::{
-    extract::{MatchedPath, Request},
+    extract::{MatchedPath, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use tracing::Instrument;
 
-use super::error::ApiError;
+use super::error::{ApiError, Kind};
 use crate::clock;
 
 /// The header that carries the id, both ways.
@@ -18,6 +23,24 @@ const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Most characters of an id that a caller brings along.
 const MAX_LENGTH: usize = 128;
+
+/// An outage is over when no request has failed for want of a dependency for this long.
+const CALM: Duration = Duration::from_secs(30);
+
+/// When a request failed last because a dependency was out of reach; each request that fails so is
+/// not worth a line, its beginning is.
+#[derive(Clone, Default)]
+pub(crate) struct Outage {
+    last: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Outage {
+    /// True for the failure that begins one.
+    fn begins(&self, at: Instant) -> bool {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).replace(at);
+        last.is_none_or(|last| at.saturating_duration_since(last) > CALM)
+    }
+}
 
 /// The name of one request, in answers and in the log.
 #[derive(Debug, Clone)]
@@ -43,7 +66,7 @@ impl fmt::Display for RequestId {
 }
 
 /// Gives the request its id, and the answer its final form.
-pub(crate) async fn accompany(mut request: Request, next: Next) -> Response {
+pub(crate) async fn accompany(State(outage): State<Outage>, mut request: Request, next: Next) -> Response {
     let started = clock::tick();
     let id = RequestId::of(request.headers());
     request.extensions_mut().insert(id.clone());
@@ -63,9 +86,15 @@ pub(crate) async fn accompany(mut request: Request, next: Next) -> Response {
     let cost_ms = started.elapsed().as_millis();
     let failure = response.extensions().get::<ApiError>();
     let kind = failure.map_or("ok", |error| error.kind().name());
+    let unavailable = failure.is_some_and(|error| error.kind() == Kind::Unavailable);
     match failure.and_then(ApiError::cause) {
-        Some(error) => {
+        Some(error) if !unavailable => {
             tracing::error!(request_id = %id, %method, route, status, kind, cost_ms, error, "request failed")
+        }
+        Some(error) if outage.begins(clock::tick()) => tracing::error!(request_id = %id, %method, route, status, kind,
+            cost_ms, error, "requests fail because a dependency is out of reach; the next ones are not logged"),
+        Some(error) => {
+            tracing::debug!(request_id = %id, %method, route, status, kind, cost_ms, error, "request failed")
         }
         None => tracing::debug!(request_id = %id, %method, route, status, kind, cost_ms, "request answered"),
     }
@@ -99,6 +128,15 @@ mod tests {
         for id in ["a", "req-1.2:3_4", &"x".repeat(128)] {
             assert_eq!(of(id.as_bytes()), id);
         }
+    }
+
+    #[test]
+    fn an_outage_is_logged_when_it_begins() {
+        let (outage, at) = (Outage::default(), clock::tick());
+        assert!(outage.begins(at));
+        assert!(!outage.begins(at + CALM));
+        assert!(!outage.begins(at + CALM * 2), "it goes on");
+        assert!(outage.begins(at + CALM * 4));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::{
     envelope::{self, Answer, Envelope},
     error::ApiError,
 };
+use crate::worker::Pulse;
 
 /// How long a dependency may take to answer: shorter than the usual patience of a probe.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -33,7 +34,8 @@ pub(crate) async fn healthz() -> Answer<Health> {
 
 /// Can it do its work?
 ///
-/// Asks database, Redis and storage for a sign of life.
+/// Asks database, Redis and storage for a sign of life, and whether this node's worker still renews
+/// its lease and looks for work.
 #[utoipa::path(get, path = "/readyz", tag = "health", responses(
     (status = 200, description = "It can", body = Envelope<Health>),
     (status = 503, description = "A dependency is out of reach, or the service is stopping; the message says which"),
@@ -47,7 +49,11 @@ pub(crate) async fn readyz(State(api): State<ApiState>) -> Answer<Health> {
         answers(api.permits.ping(), PATIENCE),
         answers(api.storage.ping(), PATIENCE),
     );
-    verdict(&[("the database", database), ("Redis", permits), ("the object storage", storage)])
+    verdict(&[("the database", database), ("Redis", permits), ("the object storage", storage)])?;
+    match api.pulse.as_ref().and_then(Pulse::deaf) {
+        Some(reason) => Err(ApiError::unavailable(reason)),
+        None => envelope::ok(Health { status: "ready" }),
+    }
 }
 
 async fn answers<E>(ping: impl Future<Output = Result<(), E>>, patience: Duration) -> bool {
@@ -55,10 +61,10 @@ async fn answers<E>(ping: impl Future<Output = Result<(), E>>, patience: Duratio
 }
 
 /// Names what is away, without saying where it would be.
-fn verdict(dependencies: &[(&str, bool)]) -> Answer<Health> {
+fn verdict(dependencies: &[(&str, bool)]) -> Result<(), ApiError> {
     let away: Vec<&str> = dependencies.iter().filter(|(_, answers)| !answers).map(|(name, _)| *name).collect();
     if away.is_empty() {
-        return envelope::ok(Health { status: "ready" });
+        return Ok(());
     }
     Err(ApiError::unavailable(format!("out of reach: {}", away.join(", "))))
 }

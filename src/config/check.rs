@@ -201,6 +201,8 @@ fn worker(raw: &RawWorker) -> Result<Worker, ConfigError> {
         lease: seconds("worker.leaseSeconds", raw.lease_seconds, 2..=3600)?,
         max_lost_attempts: integer("worker.maxLostAttempts", raw.max_lost_attempts, 1..=1000)?,
         max_result_bytes: integer("worker.maxResultBytes", raw.max_result_bytes, 1..=1 << 40)?,
+        spool_max_bytes: integer("worker.spoolMaxBytes", raw.spool_max_bytes, 0..=1 << 50)?,
+        spool_min_free_bytes: integer("worker.spoolMinFreeBytes", raw.spool_min_free_bytes, 0..=1 << 50)?,
         queue_timeout: queue_timeout(&raw.queue_timeout)?,
         poll_interval: duration("worker.pollInterval", &raw.poll_interval, Duration::from_millis(10)..=HOUR)?,
     })
@@ -494,6 +496,8 @@ mod tests {
         refused("worker.concurrency", &["0 ", "1 to 100000"], |raw| raw.worker.concurrency = 0);
         refused("worker.maxLostAttempts", &["1 to 1000"], |raw| raw.worker.max_lost_attempts = 0);
         refused("worker.maxResultBytes", &["1 to "], |raw| raw.worker.max_result_bytes = 0);
+        refused("worker.spoolMaxBytes", &["0 to "], |raw| raw.worker.spool_max_bytes = -1);
+        refused("worker.spoolMinFreeBytes", &["0 to "], |raw| raw.worker.spool_min_free_bytes = -1);
         refused("server.maxBodyBytes", &["1024 to "], |raw| raw.server.max_body_bytes = 5);
         refused("database.maxConnections", &["1 to 1000"], |raw| raw.database.max_connections = 0);
         refused("cleaner.unclaimedSeconds", &["1 to "], |raw| raw.cleaner.unclaimed_seconds = -5);

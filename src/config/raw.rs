@@ -182,6 +182,12 @@ pub struct RawWorker {
     pub max_lost_attempts: i64,
     /// Largest result in bytes, 1 to 1 TiB. Default 2147483648 (2 GiB).
     pub max_result_bytes: i64,
+    /// Most bytes of results in `tmpDir` before this node claims no more tasks, 0 to 1 PiB. Default
+    /// 0: as much as the disk holds.
+    pub spool_max_bytes: i64,
+    /// Bytes that stay free on the disk of `tmpDir`: with less this node claims no more tasks. 0 to
+    /// 1 PiB. Default 268435456 (256 MiB).
+    pub spool_min_free_bytes: i64,
     /// A task queued longer than this fails: a duration, or `off`. Default `off`.
     pub queue_timeout: String,
     /// How often an idle node looks for work that no wake-up told it of, 10ms to 1h. Default `1s`.
@@ -333,6 +339,8 @@ impl Default for RawWorker {
             lease_seconds: 30,
             max_lost_attempts: 3,
             max_result_bytes: 2 << 30,
+            spool_max_bytes: 0,
+            spool_min_free_bytes: 256 << 20,
             queue_timeout: "off".into(),
             poll_interval: "1s".into(),
         }

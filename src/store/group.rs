@@ -18,6 +18,10 @@ const WAITING: usize = 10_000;
 /// How long a caller waits for a place among the waiting before the store counts as out of reach.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a caller waits for its commit: a database that went silent is noticed by the committer
+/// only when its own patience ends, which is longer than a caller's.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Most requests in one transaction: where measured throughput stops growing.
 const MOST_REQUESTS: usize = 256;
 
@@ -75,7 +79,10 @@ impl<C: Commit> Group<C> {
             mpsc::error::SendTimeoutError::Timeout(_) => StoreError::Unavailable("too many requests wait".to_owned()),
             mpsc::error::SendTimeoutError::Closed(_) => closing(),
         })?;
-        answered.await.unwrap_or_else(|_| Err(closing()))
+        match tokio::time::timeout(ANSWER_TIMEOUT, answered).await {
+            Ok(answer) => answer.unwrap_or_else(|_| Err(closing())),
+            Err(_) => Err(StoreError::Unavailable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))),
+        }
     }
 }
 
@@ -83,10 +90,17 @@ impl<C: Commit> Committer<C> {
     /// Commits batch after batch until `stop` is set and everything handed in before is committed.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         while let Some(first) = self.next(&stop).await {
+            // Nobody waits for it any more, and whoever did was told that it failed.
+            if first.answer.is_closed() {
+                continue;
+            }
             let mut bytes = C::weight(&first.item);
             let (mut items, mut answers) = (vec![first.item], vec![first.answer]);
             while items.len() < MOST_REQUESTS && bytes < MOST_BYTES {
                 let Ok(request) = self.requests.try_recv() else { break };
+                if request.answer.is_closed() {
+                    continue;
+                }
                 bytes = bytes.saturating_add(C::weight(&request.item));
                 items.push(request.item);
                 answers.push(request.answer);
@@ -182,6 +196,21 @@ mod tests {
         assert!(matches!(many[0], Ok(MOST_REQUESTS)) && matches!(many[MOST_REQUESTS], Ok(1)));
         let large = results(vec![MOST_BYTES, 1]).await;
         assert!(matches!(large[0], Ok(1)) && matches!(large[1], Ok(1)));
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_any_more_is_left_out() {
+        let (group, committer) = group(Sizes);
+        let mut gone = Box::pin(group.ask(1));
+        assert!(futures::poll!(&mut gone).is_pending());
+        drop(gone);
+        let stop = CancellationToken::new();
+        let answered = async {
+            let answer = group.ask(1).await;
+            stop.cancel();
+            answer
+        };
+        assert!(matches!(tokio::join!(answered, committer.run(stop.clone())).0, Ok(1)), "alone in its batch");
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use sqlx::{
 use super::{Backend, StoreError, on_each};
 
 /// Number, name, text for Postgres, text for SQLite.
-const MIGRATIONS: [(i64, &str, &str, &str); 2] = [
+const MIGRATIONS: [(i64, &str, &str, &str); 3] = [
     (
         1,
         "tables",
@@ -21,6 +21,12 @@ const MIGRATIONS: [(i64, &str, &str, &str); 2] = [
         "tokens",
         include_str!("../../migrations/postgres/0002_tokens.sql"),
         include_str!("../../migrations/sqlite/0002_tokens.sql"),
+    ),
+    (
+        3,
+        "watch",
+        include_str!("../../migrations/postgres/0003_watch.sql"),
+        include_str!("../../migrations/sqlite/0003_watch.sql"),
     ),
 ];
 

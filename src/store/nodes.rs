@@ -1,4 +1,5 @@
-//! The verbs on node leases: one row per incarnation, compared on the database's clock.
+//! The verbs on node leases: one row per incarnation, compared on the database's clock; and on the
+//! watch, whose holders may declare nodes dead.
 //!
 //! On Postgres that is the server's `now()`. The embedded database has one process, so its clock is
 //! that process' own.
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use super::{
     Backend, Store, StoreError, on_each,
+    tasks::micros,
     value::{Id, Stamp},
     within,
 };
@@ -30,9 +32,40 @@ const REMOVE: &str = "DELETE FROM asynch_node WHERE node = $1";
 
 const REMOVE_ALL: &str = "DELETE FROM asynch_node";
 
-const BURY_POSTGRES: &str = "DELETE FROM asynch_node WHERE lease_until < now() RETURNING node";
+// A watch that was let go for a third of its length begins anew: whoever held it was cut off, and
+// may have told others so.
+const HOLD_WATCH_POSTGRES: &str = "\
+    INSERT INTO asynch_watch AS w (watcher, since, held_until) \
+    VALUES ($1, now(), now() + make_interval(secs => $2)) \
+    ON CONFLICT (watcher) DO UPDATE SET held_until = EXCLUDED.held_until, \
+        since = CASE WHEN $3 OR w.held_until < now() + make_interval(secs => $4) THEN now() ELSE w.since END \
+    RETURNING since <= now() - make_interval(secs => $2)";
 
-const BURY_SQLITE: &str = "DELETE FROM asynch_node WHERE lease_until < $1 RETURNING node";
+const HOLD_WATCH_SQLITE: &str = "\
+    INSERT INTO asynch_watch (watcher, since, held_until) VALUES ($1, $5, $5 + $2) \
+    ON CONFLICT (watcher) DO UPDATE SET held_until = excluded.held_until, \
+        since = CASE WHEN $3 OR held_until < $5 + $4 THEN $5 ELSE since END \
+    RETURNING since <= $5 - $2";
+
+const END_WATCH: &str = "DELETE FROM asynch_watch WHERE watcher = $1";
+
+const WATCHERS: &str = "SELECT watcher FROM asynch_watch";
+
+// Only whoever holds the watch this moment, and has held it for a lease, may bury: also where the
+// statement itself was held up on its way.
+const BURY_POSTGRES: &str = "\
+    WITH watch AS ( \
+        SELECT FROM asynch_watch WHERE watcher = $1 AND since <= now() - make_interval(secs => $2) \
+                                   AND held_until > now() + make_interval(secs => $3) \
+    ), gone AS ( \
+        DELETE FROM asynch_watch WHERE held_until < now() AND EXISTS (SELECT FROM watch) \
+    ) \
+    DELETE FROM asynch_node WHERE lease_until < now() AND EXISTS (SELECT FROM watch) RETURNING node";
+
+const BURY_SQLITE: &str = "\
+    DELETE FROM asynch_node WHERE lease_until < $4 AND EXISTS ( \
+        SELECT 1 FROM asynch_watch WHERE watcher = $1 AND since <= $4 - $2 AND held_until > $4 + $3 \
+    ) RETURNING node";
 
 impl Store {
     /// Writes the lease row of a new incarnation.
@@ -103,17 +136,79 @@ impl Store {
         .await
     }
 
-    /// Deletes the lease rows that ran out, so that their owners can never renew them; returns
-    /// them. What those nodes held is now abandoned.
+    /// Takes or keeps the watch for the length of `lease`; true where it has been held without a
+    /// break for that long, so that its holder may bury. `anew`: it was broken, whatever the row says.
+    ///
+    /// # Errors
+    /// Where the database is out of reach: the watch may have been extended all the same.
+    pub async fn hold_watch(&self, watcher: NodeId, lease: Duration, anew: bool) -> Result<bool, StoreError> {
+        within(async {
+            let (length, fresh) = (lease, lease * 2 / 3);
+            Ok(match &self.backend {
+                Backend::Postgres { lease: connection, .. } => {
+                    let query = sqlx::query_scalar(HOLD_WATCH_POSTGRES).bind(Id(watcher.0));
+                    let query = query.bind(length.as_secs_f64()).bind(anew).bind(fresh.as_secs_f64());
+                    query.fetch_one(connection).await?
+                }
+                Backend::Sqlite { writer, .. } => {
+                    let query = sqlx::query_scalar(HOLD_WATCH_SQLITE).bind(Id(watcher.0));
+                    let query = query.bind(micros(length)).bind(anew).bind(micros(fresh));
+                    query.bind(Stamp(clock::now())).fetch_one(writer).await?
+                }
+            })
+        })
+        .await
+    }
+
+    /// Lets the watch go: a process that leaves in order.
+    ///
+    /// # Errors
+    /// Where the database is out of reach; the watch then runs out by itself.
+    pub async fn end_watch(&self, watcher: NodeId) -> Result<(), StoreError> {
+        within(async {
+            on_each!(&self.backend, write pool => {
+                sqlx::query(END_WATCH).bind(Id(watcher.0)).execute(pool).await?;
+            });
+            Ok(())
+        })
+        .await
+    }
+
+    /// Everyone who may hold the watch.
     ///
     /// # Errors
     /// Where the database is out of reach.
-    pub async fn bury_dead_nodes(&self) -> Result<Vec<NodeId>, StoreError> {
+    pub async fn watchers(&self) -> Result<Vec<NodeId>, StoreError> {
         within(async {
+            let watchers: Vec<Id> = match &self.backend {
+                Backend::Postgres { lease: connection, .. } => {
+                    sqlx::query_scalar(WATCHERS).fetch_all(connection).await?
+                }
+                Backend::Sqlite { readers, .. } => sqlx::query_scalar(WATCHERS).fetch_all(readers).await?,
+            };
+            Ok(watchers.into_iter().map(|id| NodeId(id.0)).collect())
+        })
+        .await
+    }
+
+    /// Deletes the lease rows that ran out, so that their owners can never renew them; returns
+    /// them. What those nodes held is now abandoned. Nothing happens unless `watcher` holds the
+    /// watch, and has held it for `lease` without a break.
+    ///
+    /// # Errors
+    /// Where the database is out of reach.
+    pub async fn bury_dead_nodes(&self, watcher: NodeId, lease: Duration) -> Result<Vec<NodeId>, StoreError> {
+        within(async {
+            let fresh = lease * 2 / 3;
             let dead: Vec<Id> = match &self.backend {
-                Backend::Postgres { pool, .. } => sqlx::query_scalar(BURY_POSTGRES).fetch_all(pool).await?,
+                Backend::Postgres { pool, .. } => {
+                    let query = sqlx::query_scalar(BURY_POSTGRES).bind(Id(watcher.0));
+                    query.bind(lease.as_secs_f64()).bind(fresh.as_secs_f64()).fetch_all(pool).await?
+                }
                 Backend::Sqlite { writer, .. } => {
-                    sqlx::query_scalar(BURY_SQLITE).bind(Stamp(clock::now())).fetch_all(writer).await?
+                    let query = sqlx::query_scalar(BURY_SQLITE).bind(Id(watcher.0));
+                    let query = query.bind(micros(lease)).bind(micros(fresh));
+                    query.bind(Stamp(clock::now())).fetch_all(writer).await?
                 }
             };
             Ok(dead.into_iter().map(|id| NodeId(id.0)).collect())

@@ -45,7 +45,7 @@ pub(super) const UPLOAD_DEADLINE_SECONDS: i64 = 370 * 86_400;
 pub(super) const AUTO_CLEAN_SECONDS: i64 = 86_400;
 
 const HELD_BY: &str = "\
-    SELECT tenant_id, task_id, model_id, attempt, lost_attempts, phase, creator, model_name FROM asynch_task \
+    SELECT tenant_id, task_id, model_id, attempt, owner, lost_attempts, phase, creator, model_name FROM asynch_task \
     WHERE state = 1 AND owner = $1";
 
 /// What became of a new task.
@@ -294,7 +294,8 @@ impl Store {
         Ok((promoted, lanes))
     }
 
-    /// Running tasks whose owner has no lease row, or whose deadline passed long ago.
+    /// Running tasks whose owner has no lease row, or whose deadline passed long ago. An embedded
+    /// store has no second clock to tell that by, and its one process ends its runs itself.
     ///
     /// # Errors
     /// Where the database is out of reach or a row cannot be read.

@@ -21,7 +21,7 @@
 
 use std::time::Duration;
 
-use super::{Abandoned, Attempt, Failure, Lane, Running, TaskKey, Waiting};
+use super::{Abandoned, Attempt, Failure, Lane, NodeId, Running, TaskKey, Waiting};
 use crate::stats::CallCount;
 
 /// Where a task is in its life, as callers see it.
@@ -115,6 +115,7 @@ pub struct Transition {
     lane: Lane,
     from: State,
     attempt: Attempt,
+    owner: Option<NodeId>,
     change: Change,
     call: Option<CallCount>,
 }
@@ -138,6 +139,8 @@ pub struct RowChange<'a> {
     pub from: State,
     /// Guard: the attempt it must have.
     pub attempt: Attempt,
+    /// Guard: who must own it; `None` where the attempt says enough.
+    pub owner: Option<NodeId>,
     /// New state.
     pub state: State,
     /// New phase.
@@ -234,7 +237,7 @@ pub fn handed_back(task: &Running, call: Option<CallCount>) -> Transition {
 /// Nothing is used up.
 pub fn never_started(task: &Abandoned) -> Transition {
     let change = back_to_the_head(None, 0);
-    Transition { key: task.key, lane: task.lane, from: State::Running, attempt: task.attempt, change, call: None }
+    taken_from(task, change, None)
 }
 
 /// The parked result is gone, so the model has to be called again; no try is used up.
@@ -251,7 +254,16 @@ pub fn lease_lost(task: &Abandoned, max_lost: i32, call: Option<CallCount>) -> T
     } else {
         back_to_the_head(Some(format!("attempt {} was lost with its worker", task.attempt)), 1)
     };
-    Transition { key: task.key, lane: task.lane, from: State::Running, attempt: task.attempt, change, call }
+    taken_from(task, change, call)
+}
+
+/// The model answered, and this node's disk did not take it: no try is used up, but an attempt is
+/// lost, so that a result which fits on no disk is not made for ever.
+pub fn result_lost(task: &Running, error: String, max_lost: i32, call: Option<CallCount>) -> Transition {
+    if task.lost_attempts.saturating_add(1) >= max_lost {
+        return held(task, Change::Failed { error, lost: 1 }, call);
+    }
+    held(task, back_to_the_head(Some(error), 1), call)
 }
 
 /// A queued task that will never run: its model was deleted, or it waited too long.
@@ -261,13 +273,36 @@ pub fn dropped_from_queue(task: &Waiting, error: String) -> Transition {
         lane: task.lane,
         from: State::Queued,
         attempt: task.attempt,
+        owner: None,
         change: Change::Failed { error, lost: 0 },
         call: None,
     }
 }
 
 fn held(task: &Running, change: Change, call: Option<CallCount>) -> Transition {
-    Transition { key: task.key, lane: task.lane, from: State::Running, attempt: task.attempt, change, call }
+    Transition {
+        key: task.key,
+        lane: task.lane,
+        from: State::Running,
+        attempt: task.attempt,
+        owner: None,
+        change,
+        call,
+    }
+}
+
+/// Adopting a task leaves its attempt as it is, so only the owner tells whether that has happened
+/// since the row was read.
+fn taken_from(task: &Abandoned, change: Change, call: Option<CallCount>) -> Transition {
+    Transition {
+        key: task.key,
+        lane: task.lane,
+        from: State::Running,
+        attempt: task.attempt,
+        owner: Some(task.owner),
+        change,
+        call,
+    }
 }
 
 fn back_to_the_head(error: Option<String>, lost: i32) -> Change {
@@ -311,6 +346,7 @@ impl Transition {
             key: self.key,
             from: self.from,
             attempt: self.attempt,
+            owner: self.owner,
             state: self.from,
             phase: Phase::Model,
             tmp_file: "",
@@ -363,6 +399,7 @@ mod tests {
             key: KEY,
             lane: LANE,
             attempt: Attempt(4),
+            owner: NodeId(Uuid::nil()),
             lost_attempts,
             phase: Phase::Model,
             creator: "ann".into(),
@@ -393,6 +430,8 @@ mod tests {
             ("result gone", result_gone(&task, "gone".into(), None)),
             ("lost", lease_lost(&abandoned(0), 3, None)),
             ("lost too often", lease_lost(&abandoned(2), 3, None)),
+            ("unparked", result_lost(&task, "full".into(), 3, None)),
+            ("unparked too often", result_lost(&Running { lost_attempts: 2, ..task.clone() }, "full".into(), 3, None)),
             ("dropped", dropped_from_queue(&waiting, "late".into())),
         ];
         let seen: Vec<String> = arrows
@@ -422,6 +461,8 @@ mod tests {
             "result gone: 1@4 -> 0/0 Head delay None retries +0 lost +0 error Some(\"gone\")",
             "lost: 1@4 -> 0/0 Head delay None retries +0 lost +1 error Some(\"attempt 4 was lost with its worker\")",
             "lost too often: 1@4 -> 3/0 Kept delay None retries +0 lost +1 error Some(\"gave up after 3 attempts that were lost with their worker\")",
+            "unparked: 1@4 -> 0/0 Head delay None retries +0 lost +1 error Some(\"full\")",
+            "unparked too often: 1@4 -> 3/0 Kept delay None retries +0 lost +1 error Some(\"full\")",
             "dropped: 0@4 -> 3/0 Kept delay None retries +0 lost +0 error Some(\"late\")",
         ];
         assert_eq!(seen, expected);

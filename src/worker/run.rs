@@ -21,7 +21,7 @@ use crate::{
     stats::CallCount,
     store::tasks::Adopted,
     task::{
-        Failure, Running,
+        Failure, FailureKind, Running,
         lifecycle::{self, Applied, StoredFile, Transition},
         retry,
     },
@@ -127,6 +127,13 @@ impl Run {
 
     async fn after_failure(mut self, failure: Failure) {
         let call = self.uncounted.take();
+        if failure.kind == FailureKind::Spool {
+            self.shared.gauge.failed();
+            warn!(error = failure.message, "the result is lost with this node's disk, not by fault of the model");
+            return self
+                .end_with(lifecycle::result_lost(&self.task, failure.message, self.shared.max_lost, call))
+                .await;
+        }
         let age = (clock::now() - self.task.created_at).to_std().unwrap_or_default();
         let slot = self.model.spec.retry_policy().next(&self.task, &failure, age, clock::dice());
         let transition = if let Some(slot) = slot {

@@ -57,7 +57,7 @@ fn the_domain_does_no_io_and_reads_no_clock() {
 fn each_outside_library_has_one_home() {
     only_in(&["sqlx::", "use sqlx"], |name| name.starts_with("src/store"));
     only_in(&["redis::{", "redis::aio", "redis::Script", "::redis::"], |name| {
-        name.starts_with("src/permits") || name.starts_with("src/wake")
+        name.starts_with("src/permits") || name.starts_with("src/wake") || name.starts_with("src/watch")
     });
     only_in(&["axum::", "use axum"], |name| name.starts_with("src/api") || name == "src/cli/demo/language_model.rs");
     only_in(&["object_store::", "use object_store"], |name| name == "src/storage/s3.rs");
@@ -78,7 +78,7 @@ fn arrows_point_down() {
         &["cli", "logging"],
         &["app"],
         &["api", "worker", "cleaner"],
-        &["catalog", "oplog", "store", "permits", "wake", "storage", "spool", "periodic"],
+        &["catalog", "oplog", "store", "permits", "wake", "storage", "spool", "periodic", "watch"],
         &["task", "model", "caller", "token", "jwt", "stats", "config", "secrets", "egress", "clock", "faults"],
     ];
     let layer = |module: &str| layers.iter().position(|layer| layer.contains(&module));
@@ -150,21 +150,37 @@ fn nothing_is_left_unfinished_and_no_file_is_a_house_of_its_own() {
     }
 }
 
-#[test]
-fn every_test_that_the_contract_table_names_exists() {
-    let table = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/CONTRACT.md")).unwrap();
+/// The tests that a table below `tests` names in that column, each of which must exist.
+fn named_in(table: &str, column: usize) -> usize {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(table)).unwrap();
     let sources: Vec<(String, String)> = files("src", ".rs").into_iter().chain(files("tests", ".rs")).collect();
     let mut named = 0;
-    for cell in table.lines().filter(|line| line.starts_with('|')).filter_map(|line| line.split('|').nth(2)) {
+    for cell in text.lines().filter(|line| line.starts_with('|')).filter_map(|line| line.split('|').nth(column)) {
         for test in cell.split('`').skip(1).step_by(2) {
             let defined =
                 [format!("fn {test}("), format!("backend_test!({test},"), format!("backend_test!(\n    {test},")];
             assert!(
                 sources.iter().any(|(_, text)| defined.iter().any(|form| text.contains(form))),
-                "tests/CONTRACT.md names {test}, which does not exist"
+                "tests/{table} names {test}, which does not exist"
             );
             named += 1;
         }
     }
+    named
+}
+
+#[test]
+fn every_test_that_the_contract_table_names_exists() {
+    let named = named_in("CONTRACT.md", 2);
     assert!(named > 50, "the table names only {named} tests");
+}
+
+#[test]
+fn every_fault_has_its_row_and_every_test_named_there_exists() {
+    let named = named_in("FAULTS.md", 3);
+    assert!(named > 50, "the table names only {named} tests");
+    let table = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/FAULTS.md")).unwrap();
+    for fault in 1..=45 {
+        assert!(table.contains(&format!("\n| {fault}. ")), "tests/FAULTS.md lacks fault {fault}");
+    }
 }

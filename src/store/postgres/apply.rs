@@ -35,9 +35,9 @@ macro_rules! changes {
     () => {
         "unnest($1::bigint[], $2::uuid[], $3::smallint[], $4::int[], $5::smallint[], $6::smallint[], $7::text[],
                 $8::text[], $9::text[], $10::text[], $11::text[], $12::bigint[], $13::bigint[], $14::smallint[],
-                $15::int[], $16::int[], $17::boolean[], $18::boolean[])
+                $15::int[], $16::int[], $17::boolean[], $18::boolean[], $19::uuid[])
            AS c(tenant, task, from_state, at_attempt, to_state, to_phase, to_tmp_file, to_error_msg, to_oss_file,
-                to_oss_key, to_file_type, to_file_size, rest, place, retries, lost, is_final, has_call)"
+                to_oss_key, to_file_type, to_file_size, rest, place, retries, lost, is_final, has_call, at_owner)"
     };
 }
 
@@ -52,19 +52,20 @@ const CHANGE: &str = concat!(
         file_type = COALESCE(c.to_file_type, t.file_type), file_size = COALESCE(c.to_file_size, t.file_size),
         retry_count = t.retry_count + c.retries, lost_attempts = t.lost_attempts + c.lost,
         due_at = now() + c.rest * interval '1 microsecond',
-        enqueue_at = CASE c.place WHEN $19 THEN t.created_at
-                                  WHEN $20 THEN now() + COALESCE(c.rest, 0) * interval '1 microsecond'
+        enqueue_at = CASE c.place WHEN $20 THEN t.created_at
+                                  WHEN $21 THEN now() + COALESCE(c.rest, 0) * interval '1 microsecond'
                                   ELSE t.enqueue_at END,
-        owner = CASE WHEN c.to_state = $21 THEN t.owner END,
-        deadline_at = CASE WHEN c.to_state = $21 THEN now() + $22 * interval '1 second' END,
+        owner = CASE WHEN c.to_state = $22 THEN t.owner END,
+        deadline_at = CASE WHEN c.to_state = $22 THEN now() + $23 * interval '1 second' END,
         finished_at = CASE WHEN c.is_final THEN now() END,
-        expire_at = CASE WHEN c.to_state = $23 THEN now() + interval '1 second' * COALESCE(
-            (SELECT m.auto_clean_seconds FROM asynch_models m WHERE m.id = t.model_id), $24) END,
+        expire_at = CASE WHEN c.to_state = $24 THEN now() + interval '1 second' * COALESCE(
+            (SELECT m.auto_clean_seconds FROM asynch_models m WHERE m.id = t.model_id), $25) END,
         updated_at = now()
     FROM ",
     changes!(),
     "
     WHERE t.tenant_id = c.tenant AND t.task_id = c.task AND t.state = c.from_state AND t.attempt = c.at_attempt
+      AND (c.at_owner IS NULL OR t.owner = c.at_owner)
       AND NOT (c.has_call AND c.to_state = c.from_state AND t.phase = c.to_phase AND t.tmp_file = c.to_tmp_file
                AND t.error_msg = COALESCE(c.to_error_msg, t.error_msg))
     RETURNING t.tenant_id, t.task_id"
@@ -77,7 +78,7 @@ const REPEATED: &str = concat!(
     changes!(),
     "
     JOIN asynch_task t ON t.tenant_id = c.tenant AND t.task_id = c.task
-    WHERE t.attempt = c.at_attempt AND (t.state = c.to_state OR (c.to_state = $19 AND t.state = $20))
+    WHERE t.attempt = c.at_attempt AND (t.state = c.to_state OR (c.to_state = $20 AND t.state = $21))
       AND t.phase = c.to_phase AND t.tmp_file = c.to_tmp_file
       AND t.error_msg = COALESCE(c.to_error_msg, t.error_msg) AND t.oss_key = COALESCE(c.to_oss_key, t.oss_key)"
 );
@@ -218,6 +219,7 @@ fn bind_changes<'q>(query: KeyQuery<'q>, all: &'q [Transition], order: &[usize])
         .bind(column(&rows, |row| row.lost))
         .bind(column(&rows, |row| row.state.is_final()))
         .bind(order.iter().map(|&n| all[n].call().is_some()).collect::<Vec<_>>())
+        .bind(column(&rows, |row| row.owner.map(|owner| owner.0)))
 }
 
 fn column<'a, T>(rows: &[RowChange<'a>], of: impl Fn(&RowChange<'a>) -> T) -> Vec<T> {

@@ -40,6 +40,7 @@ const MAKE_MISSING: &str = "
     SELECT w.model_id, w.tenant_id FROM unnest($1::bigint[], $2::bigint[]) AS w(model_id, tenant_id)
     JOIN asynch_models m ON m.id = w.model_id AND m.deleted_at IS NULL
     WHERE NOT EXISTS (SELECT FROM asynch_lane_out o WHERE o.tenant_id = w.tenant_id AND o.model_id = w.model_id)
+    ORDER BY w.model_id, w.tenant_id
     ON CONFLICT DO NOTHING";
 
 /// A limit over all tenants is guarded by the model's row, after the lanes.

@@ -22,11 +22,13 @@ use crate::{
 const MAKE_IN: &str = "
     INSERT INTO asynch_lane_in (model_id, tenant_id)
     SELECT w.model_id, w.tenant_id FROM unnest($1::bigint[], $2::bigint[]) AS w(model_id, tenant_id)
+    ORDER BY w.model_id, w.tenant_id
     ON CONFLICT DO NOTHING";
 
 const MAKE_OUT: &str = "
     INSERT INTO asynch_lane_out (model_id, tenant_id)
     SELECT w.model_id, w.tenant_id FROM unnest($1::bigint[], $2::bigint[]) AS w(model_id, tenant_id)
+    ORDER BY w.model_id, w.tenant_id
     ON CONFLICT DO NOTHING";
 
 const LOCK: &str = "

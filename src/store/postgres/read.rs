@@ -58,7 +58,7 @@ const ABANDONED: &str = "
                              ELSE now() - $1 * interval '1 second' END AS before
         FROM owners o LEFT JOIN asynch_node n ON n.node = o.owner WHERE o.owner IS NOT NULL
     )
-    SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.lost_attempts, t.phase, t.creator, t.model_name
+    SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.owner, t.lost_attempts, t.phase, t.creator, t.model_name
     FROM limits l JOIN asynch_task t ON t.state = 1 AND t.owner = l.owner AND t.deadline_at < l.before
     LIMIT $2";
 

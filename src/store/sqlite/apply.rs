@@ -40,7 +40,7 @@ const CHANGE: &str = "
         expire_at = CASE WHEN $20 THEN $21 + $22 * COALESCE(
             (SELECT auto_clean_seconds FROM asynch_models m WHERE m.id = asynch_task.model_id), $23) END,
         updated_at = $21
-    WHERE tenant_id = $1 AND task_id = $2 AND state = $4 AND attempt = $3
+    WHERE tenant_id = $1 AND task_id = $2 AND state = $4 AND attempt = $3 AND ($25 IS NULL OR owner = $25)
       AND NOT ($24 AND $5 = $4 AND phase = $6 AND tmp_file = $7 AND error_msg = COALESCE($8, error_msg))";
 
 /// A row that looks as if the change had been made before. A success may have been picked up since.
@@ -125,6 +125,7 @@ async fn apply_one(
         .bind(MICROS)
         .bind(AUTO_CLEAN_SECONDS)
         .bind(transition.call().is_some())
+        .bind(row.owner.map(|owner| Id(owner.0)))
         .execute(&mut *connection)
         .await?;
     if changed.rows_affected() == 1 {

@@ -9,7 +9,7 @@ use crate::{
     secrets::Vault,
     store::{StoreError, row::Columns},
     task::{
-        Abandoned, Attempt, CallerHeaders, Lane, ModelId, Running, Task, TaskId, TaskKey, TenantId, Waiting,
+        Abandoned, Attempt, CallerHeaders, Lane, ModelId, NodeId, Running, Task, TaskId, TaskKey, TenantId, Waiting,
         lifecycle::{Phase, State},
     },
 };
@@ -103,6 +103,7 @@ pub(in crate::store) fn read_abandoned(row: &impl Columns) -> Result<Abandoned, 
         key: read_key(row)?,
         lane: read_lane(row)?,
         attempt: Attempt(row.int("attempt")?),
+        owner: NodeId(row.uuid("owner")?),
         lost_attempts: row.int("lost_attempts")?,
         phase: read_phase(row)?,
         creator: row.text("creator")?,

@@ -125,6 +125,7 @@ mod tests {
             key: TaskKey { tenant: TenantId(7), id: TaskId(Uuid::nil()) },
             lane: Lane { model: ModelId(1), tenant: TenantId(7) },
             attempt: Attempt(1),
+            owner: crate::task::NodeId(Uuid::nil()),
             lost_attempts: 0,
             phase: lifecycle::Phase::Model,
             creator: "ann".into(),

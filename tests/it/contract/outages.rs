@@ -7,19 +7,9 @@ use crate::support::{
     backend::{Kind, TestDb, on, server},
     eventually::until,
     model::{FakeModel, Reply},
-    proxy::Proxy,
+    proxy::{Proxy, behind_a_cable},
     redis::RedisServer,
 };
-
-/// The database of the test behind a cable, and its address there.
-async fn behind_a_cable(db: &TestDb) -> (Proxy, String) {
-    let model_asynch::config::Database::Postgres { url, .. } = &db.config else { panic!("not Postgres") };
-    let mut url = url::Url::parse(url).unwrap();
-    let proxy = Proxy::to(format!("{}:{}", url.host_str().unwrap(), url.port().unwrap_or(5432))).await;
-    url.set_port(proxy.address.rsplit(':').next().unwrap().parse().ok()).unwrap();
-    url.set_host(Some("127.0.0.1")).unwrap();
-    (proxy, url.into())
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_its_database_the_service_says_so_and_when_to_come_back() {

@@ -92,6 +92,14 @@ impl TestDb {
         }
     }
 
+    /// The URL of a Postgres database.
+    pub fn url(&self) -> &str {
+        match &self.config {
+            Database::Postgres { url, .. } => url,
+            Database::Sqlite { .. } => panic!("not Postgres"),
+        }
+    }
+
     /// How many results lie in any spool of this test.
     pub fn parked_files(&self) -> usize {
         let Ok(folders) = std::fs::read_dir(self.dir().join("tmp")) else { return 0 };

@@ -7,6 +7,8 @@ use tokio::{
     sync::watch,
 };
 
+use super::backend::TestDb;
+
 /// See the module. Ends with the test's runtime.
 pub struct Proxy {
     /// Where it listens: `127.0.0.1:port`.
@@ -40,6 +42,15 @@ impl Proxy {
     pub fn mend(&self) {
         self.whole.send_replace(true);
     }
+}
+
+/// The database of the test behind a cable, and its address there.
+pub async fn behind_a_cable(db: &TestDb) -> (Proxy, String) {
+    let mut url = url::Url::parse(db.url()).unwrap();
+    let proxy = Proxy::to(format!("{}:{}", url.host_str().unwrap(), url.port().unwrap_or(5432))).await;
+    url.set_port(proxy.address.rsplit(':').next().unwrap().parse().ok()).unwrap();
+    url.set_host(Some("127.0.0.1")).unwrap();
+    (proxy, url.into())
 }
 
 async fn carry(mut near: TcpStream, server: String, mut whole: watch::Receiver<bool>) {
