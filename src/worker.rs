@@ -15,7 +15,6 @@ mod upload;
 
 use std::{
     collections::{HashMap, HashSet},
-    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -25,7 +24,6 @@ use tokio::{
     sync::{
         Semaphore,
         mpsc::{self, UnboundedReceiver},
-        oneshot,
     },
     task::{JoinError, JoinSet},
     time::{Instant, sleep_until},
@@ -39,7 +37,7 @@ use self::{
     lanes::Lanes,
     lease::Keeper,
     run::{Cut, Run},
-    salvage::{Found, Salvage},
+    salvage::{Found, Salvage, Salvaged},
     slot::{Slot, Slots},
 };
 use crate::{
@@ -242,10 +240,14 @@ impl Worker {
         let (store, board, pulse) = (self.shared.store.clone(), self.board.clone(), self.pulse.clone());
         let shared = self.shared.clone();
         let keeper = Keeper { store: &store, board: &board, pulse: &pulse, node, lease: self.lease };
-        // Side by side in one task: the lease is renewed whatever the dispatcher waits for.
+        let (found, mut salvaged) = salvage::channel();
+        let salvage = Salvage { shared: &shared, node, live: life.live.clone(), found, stop };
+        // Side by side in one task: the lease is renewed whatever the dispatcher waits for, and what
+        // the salvage holds of the database is never waited for by a dispatcher that keeps it from
+        // going on.
         let end = tokio::select! {
-            () = self.dispatch(&mut life, stop, ready) => End::Stopped,
-            () = shared.gauge.run() => End::Stopped,
+            () = self.dispatch(&mut life, &mut salvaged, stop, ready) => End::Stopped,
+            () = async { tokio::join!(salvage.run(), shared.gauge.run()); } => End::Stopped,
             reason = keeper.keep(registered) => {
                 error!(node = %node, reason, "lost the lease, dropping what is running and starting over");
                 End::LeaseLost
@@ -264,27 +266,29 @@ impl Worker {
     }
 
     /// The dispatch loop: until `stop`, and then the grace.
-    async fn dispatch(&mut self, life: &mut Life, stop: &CancellationToken, ready: &mut Option<impl FnOnce()>) {
+    async fn dispatch(
+        &mut self,
+        life: &mut Life,
+        salvaged: &mut mpsc::Receiver<Salvaged>,
+        stop: &CancellationToken,
+        ready: &mut Option<impl FnOnce()>,
+    ) {
         self.scan(life).await;
         let shared = self.shared.clone();
-        let (found, mut adopted) = salvage::channel();
-        let (looked, mut has_looked) = oneshot::channel();
-        let salvage = Salvage { shared: &shared, node: life.node, live: life.live.clone(), found };
-        let mut salvaging = pin!(salvage.run(looked));
         let mut next_scan = Instant::now() + clock::jittered(SCAN);
         let mut next_poll = Instant::now() + clock::jittered(self.poll_interval);
         loop {
             let rested = self.claim_all(life).await;
             tokio::select! {
                 () = stop.cancelled() => break,
-                // Never ends.
-                () = &mut salvaging => {}
-                Some(found) = adopted.recv() => life.take_up(&self.shared, found),
-                Ok(()) = &mut has_looked, if ready.is_some() => {
-                    if let Some(ready) = ready.take() {
-                        ready();
+                Some(salvaged) = salvaged.recv() => match salvaged {
+                    Salvaged::Found(found) => life.take_up(&self.shared, *found),
+                    Salvaged::Looked => {
+                        if let Some(ready) = ready.take() {
+                            ready();
+                        }
                     }
-                }
+                },
                 wake_ups = shared.wake.next(), if rested => {
                     for wake_up in wake_ups {
                         life.lanes.wake(wake_up);

@@ -20,7 +20,7 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a caller waits for its commit: a database that went silent is noticed by the committer
 /// only when its own patience ends, which is longer than a caller's.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Most requests in one transaction: where measured throughput stops growing.
 const MOST_REQUESTS: usize = 256;

@@ -1,8 +1,9 @@
 //! Looking for parked results that nobody works on: those of an incarnation before this one, and
 //! those that dead processes left. Reading them can take long, so it goes on beside the dispatcher,
-//! which only gets what was adopted.
+//! which only gets what was adopted, and polled by itself: the two may wait for the same connection.
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{Live, LiveSet, SCAN, Shared};
@@ -17,6 +18,14 @@ use crate::{
 /// Adopted results that may wait for the dispatcher.
 const WAITING: usize = 16;
 
+/// What the dispatcher is told.
+pub(super) enum Salvaged {
+    /// A result to go on with.
+    Found(Box<Found>),
+    /// Everything has been looked at once.
+    Looked,
+}
+
 /// A result whose task is this node's now.
 pub(super) struct Found {
     pub(super) adopted: Adopted,
@@ -30,30 +39,33 @@ pub(super) struct Salvage<'a> {
     pub(super) shared: &'a Shared,
     pub(super) node: NodeId,
     pub(super) live: LiveSet,
-    pub(super) found: mpsc::Sender<Found>,
+    pub(super) found: mpsc::Sender<Salvaged>,
+    pub(super) stop: &'a CancellationToken,
 }
 
 /// The channel to the dispatcher.
-pub(super) fn channel() -> (mpsc::Sender<Found>, mpsc::Receiver<Found>) {
+pub(super) fn channel() -> (mpsc::Sender<Salvaged>, mpsc::Receiver<Salvaged>) {
     mpsc::channel(WAITING)
 }
 
 impl Salvage<'_> {
-    /// Looks now and then, for ever; tells `looked` when it has done so once.
-    pub(super) async fn run(self, looked: oneshot::Sender<()>) {
+    /// Looks now and then until the node stops; never returns.
+    pub(super) async fn run(self) {
         self.look().await;
-        looked.send(()).ok();
-        loop {
+        self.found.send(Salvaged::Looked).await.ok();
+        while !self.stop.is_cancelled() {
             tokio::time::sleep(clock::jittered(SCAN)).await;
             self.look().await;
         }
+        std::future::pending().await
     }
 
     async fn look(&self) {
         for found in [self.shared.spool.own().await, self.shared.spool.take_over().await] {
             match found {
                 Ok(results) => {
-                    for parked in results {
+                    // A node that stops takes nothing more on; its successor finds the rest.
+                    for parked in results.into_iter().take_while(|_| !self.stop.is_cancelled()) {
                         self.adopt(parked).await;
                     }
                 }
@@ -70,7 +82,8 @@ impl Salvage<'_> {
             // A dispatcher that is gone lets the row go with its lease.
             Ok(Some(adopted)) => {
                 faults::pass(Point::AfterAdoption);
-                drop(self.found.send(Found { adopted, parked, live }).await);
+                let found = Salvaged::Found(Box::new(Found { adopted, parked, live }));
+                self.found.send(found).await.ok();
             }
             Ok(None) => {
                 if let Err(error) = self.shared.spool.remove(&parked).await {

@@ -84,6 +84,8 @@ backend_test!(lines_about_lost_attempts_say_whose_they_are, async |db: &TestDb| 
     node.kill();
     let node = Node::start(db, &settings).await;
     node.api.until(&id, &[3]).await;
+    // Written after the row is, which is what the task shows.
+    until("the line", async || lines(&node).iter().any(|line| line["task_id"] == id)).await;
     every_line_about_a_task_says_whose(&lines(&node), &[(&id, "m")]);
 });
 
