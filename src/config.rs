@@ -101,7 +101,7 @@ pub enum Auth {
     /// Callers bring tokens of an identity provider.
     Jwt {
         /// What they must say.
-        rules: Rules,
+        rules: Box<Rules>,
         /// What they are verified with.
         keys: JwtKeys,
     },

@@ -5,6 +5,8 @@
 mod jwt;
 mod token;
 
+use std::sync::Arc;
+
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use axum::{
     extract::{FromRequestParts, Request, State},
@@ -34,10 +36,10 @@ const MAX_TOKEN: usize = 16 << 10;
 
 /// Finds out who is calling, as `auth.mode` says; cheap to clone.
 #[derive(Clone)]
-pub struct Gate(Mode);
+pub struct Gate(Arc<Mode>);
 
 /// One for each `auth.mode`.
-#[derive(Clone)]
+#[cfg_attr(test, derive(Clone))]
 enum Mode {
     Anonymous,
     Gateway { secret: Option<String> },
@@ -96,17 +98,17 @@ impl Gate {
     /// # Errors
     /// What cannot be set up, in words.
     pub fn open(auth: &Auth, store: &Store) -> Result<Gate, String> {
-        Ok(Gate(match auth {
+        Ok(Gate(Arc::new(match auth {
             Auth::Anonymous => Mode::Anonymous,
             Auth::Gateway { secret } => Mode::Gateway { secret: secret.clone() },
             Auth::Token => Mode::Token(Tokens::new(store.clone())),
             Auth::Jwt { rules, keys } => Mode::Jwt(Jwts::new(rules, keys)?),
-        }))
+        })))
     }
 
     /// Keeps what is known of an identity provider fresh until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        match &self.0 {
+        match self.0.as_ref() {
             Mode::Anonymous | Mode::Gateway { .. } | Mode::Token(_) => stop.cancelled().await,
             Mode::Jwt(jwts) => jwts.run(stop).await,
         }
@@ -115,11 +117,11 @@ impl Gate {
     /// A gate for tests of what lies behind it.
     #[cfg(test)]
     pub(super) fn gateway() -> Gate {
-        Gate(Mode::Gateway { secret: None })
+        Gate(Arc::new(Mode::Gateway { secret: None }))
     }
 
     async fn caller(&self, headers: &HeaderMap) -> Result<Caller, ApiError> {
-        match &self.0 {
+        match self.0.as_ref() {
             Mode::Anonymous => Ok(user_info(headers)?.unwrap_or_else(Caller::anonymous)),
             Mode::Gateway { secret } => {
                 if let Some(secret) = secret {
@@ -209,7 +211,7 @@ mod tests {
     }
 
     async fn user(mode: &Mode, pairs: &[(&'static str, &str)]) -> Result<String, Kind> {
-        let caller = Gate(mode.clone()).caller(&headers(pairs)).await;
+        let caller = Gate(Arc::new(mode.clone())).caller(&headers(pairs)).await;
         caller.map(|caller| caller.user).map_err(|error| error.kind())
     }
 

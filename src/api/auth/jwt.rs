@@ -157,8 +157,7 @@ impl Publisher {
         self.wanted.notify_one();
         // Whether it came or not: what is there now has to do.
         tokio::time::timeout(PATIENCE, seen.wait_for(|seen| seen.at != before)).await.ok();
-        let now = seen.borrow().clone();
-        now
+        seen.borrow().clone()
     }
 
     async fn watch(&self) {

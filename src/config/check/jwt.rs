@@ -26,7 +26,7 @@ pub(super) fn check(raw: &RawJwt) -> Result<Auth, ConfigError> {
         admin: claim(&raw.admin_claim),
         scope: claim(&raw.scope_claim),
     };
-    Ok(Auth::Jwt { rules, keys: keys(raw)? })
+    Ok(Auth::Jwt { rules: Box::new(rules), keys: keys(raw)? })
 }
 
 fn keys(raw: &RawJwt) -> Result<JwtKeys, ConfigError> {
@@ -34,9 +34,7 @@ fn keys(raw: &RawJwt) -> Result<JwtKeys, ConfigError> {
         optional("auth.jwt.secret", &raw.secret, |key, text| {
             KeySet::from_secret(text).map(JwtKeys::Fixed).map_err(|accepted| refuse(key, text, &accepted))
         })?,
-        optional("auth.jwt.publicKeyFile", &raw.public_key_file, |key, path| {
-            from_file(key, path, |text| KeySet::from_pem(text))
-        })?,
+        optional("auth.jwt.publicKeyFile", &raw.public_key_file, |key, path| from_file(key, path, KeySet::from_pem))?,
         optional("auth.jwt.jwksFile", &raw.jwks_file, |key, path| {
             from_file(key, path, |text| KeySet::from_jwks(text.as_bytes()))
         })?,

@@ -56,7 +56,7 @@ async fn flows(api: &Api, stranger: &Api, model: &FakeModel, told: &mut Told) {
     told.answer(&api.post("/model/createModel", &registered).await);
     told.answer(&api.post("/model/createModel", &registered).await);
     let broken = json!({ "modelName": "n", "baseUrl": "http://m", "apiKey": format!("A:{API_KEY}\u{1}") });
-    told.answer(&api.post("/model/createModel", &broken).await.refused(400, 51, "validation"));
+    told.answer(api.post("/model/createModel", &broken).await.refused(400, 51, "validation"));
     let wrong = json!({ "modelName": 5, "apiKey": { "A": API_KEY } });
     told.answer(&api.post("/model/createModel", &wrong).await);
     let cut = format!("{{\"modelName\":\"n\",\"apiKey\":\"A:{API_KEY}\"");

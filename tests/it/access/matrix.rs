@@ -237,7 +237,7 @@ async fn strangers_are_refused(api: &Api, mode: Mode, routes: &[Route], own: &Th
     let forged = [
         ("x-user-info", "{}".to_owned()),
         ("authorization", "Bearer ma_AAAA".to_owned()),
-        ("authorization", format!("Bearer {}x", foreign)),
+        ("authorization", format!("Bearer {foreign}x")),
         ("authorization", "Basic YTpi".to_owned()),
     ];
     for route in routes {
