@@ -1,9 +1,10 @@
 //! The HTTP interface: a table of routes and the layers around them.
 //!
-//! A request passes, from the outside in: `exchange` (request id, envelope of failures, log line),
-//! the catcher of panics, `auth::identify` (who is calling, from the headers alone), `audit` (changing
-//! calls only), `request::receive` (body and query, within limits), `auth::act` (for which tenant),
-//! and its handler. Handlers extract, check, call one verb of the store, wake and answer.
+//! A request passes, from the outside in: `exchange` (request id, panics, envelope of failures, log
+//! line), `reception` (who is calling, what was sent, for which tenant; a row in the operation log for
+//! changing calls), and its handler. Handlers extract, check, call one verb of the store, wake and
+//! answer. There are no more layers than these two: each one clones and boxes all that lies behind it,
+//! for every request.
 
 mod audit;
 mod auth;
@@ -16,12 +17,13 @@ mod model_fields;
 mod models;
 mod openapi;
 mod oplog;
+mod reception;
 mod request;
 mod stats;
 mod tasks;
 mod wire;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, ops::Deref, sync::Arc};
 
 use axum::{
     Router,
@@ -31,18 +33,20 @@ use axum::{
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tower_http::catch_panic::CatchPanicLayer;
 use tracing::error;
 
 pub use self::openapi::openapi;
-use self::{error::ApiError, request::Limits};
+use self::{error::ApiError, reception::Desk};
 use crate::{
     catalog::Catalog, config::Config, oplog::OpLogger, permits::Permits, storage::Storage, store::Store, wake::Wake,
 };
 
-/// What handlers need; cheap to clone.
+/// What handlers need. One pointer, because every request clones it several times.
 #[derive(Clone)]
-pub struct ApiState {
+pub struct ApiState(Arc<Parts>);
+
+/// The parts of the service that handlers use.
+pub struct Parts {
     /// The configuration.
     pub config: Arc<Config>,
     /// The durable memory.
@@ -59,6 +63,20 @@ pub struct ApiState {
     pub oplog: OpLogger,
     /// Set when the service begins to stop: not ready any more.
     pub stopping: CancellationToken,
+}
+
+impl From<Parts> for ApiState {
+    fn from(parts: Parts) -> ApiState {
+        ApiState(Arc::new(parts))
+    }
+}
+
+impl Deref for ApiState {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
 }
 
 /// One row of the table of routes.
@@ -112,9 +130,10 @@ fn routes() -> Vec<Route> {
     ]
 }
 
-/// Every route, with its layers.
+/// Every route, with what stands in front of it.
 pub fn router(state: ApiState) -> Router {
-    let table = routes().into_iter().fold(Router::new(), |table, route| table.route(route.path, route.layered(&state)));
+    let table =
+        routes().into_iter().fold(Router::new(), |table, route| table.route(route.path, route.received(&state)));
     finished(table).with_state(state)
 }
 
@@ -133,7 +152,6 @@ fn finished<S: Clone + Send + Sync + 'static>(table: Router<S>) -> Router<S> {
     table
         .fallback(|| async { ApiError::no_such_route() })
         .method_not_allowed_fallback(|| async { ApiError::no_such_method() })
-        .layer(CatchPanicLayer::custom(exchange::panicked))
         .layer(from_fn(exchange::accompany))
 }
 
@@ -158,17 +176,15 @@ impl Route {
         names.into_iter().find(|(method, _)| *method == self.method).map_or("?", |(_, name)| name)
     }
 
-    /// The handler behind its layers; the last one added is the first to see a request.
-    fn layered(self, state: &ApiState) -> MethodRouter<ApiState> {
-        let identify = from_fn_with_state(Arc::new(state.config.auth.clone()), auth::identify);
-        let record = from_fn_with_state(state.clone(), audit::record);
-        let receive = from_fn_with_state(Limits::of_bytes(state.config.server.max_body_bytes), request::receive);
-        let received = |handler: MethodRouter<ApiState>| handler.route_layer(from_fn(auth::act)).route_layer(receive);
-        match self.access {
-            Access::Open => self.handler,
-            Access::Known => received(self.handler).route_layer(identify),
-            Access::Logged => received(self.handler).route_layer(record).route_layer(identify),
-        }
+    /// The handler behind its reception, if it has one.
+    fn received(self, state: &ApiState) -> MethodRouter<ApiState> {
+        let log = match self.access {
+            Access::Open => return self.handler,
+            Access::Known => None,
+            Access::Logged => Some(state.oplog.clone()),
+        };
+        let desk = Arc::new(Desk::new(&state.config, log));
+        self.handler.route_layer(from_fn_with_state(desk, reception::receive))
     }
 }
 
@@ -180,7 +196,7 @@ mod tests {
 
     use super::{
         auth::{Acting, NamedTenant},
-        request::Ask,
+        request::{Ask, Limits},
         *,
     };
     use crate::{config::Auth, task::TenantId};
@@ -203,11 +219,10 @@ mod tests {
 
     /// The layers of a route for callers around an echo, and a handler that panics.
     fn sample() -> Router {
+        let desk = Desk { auth: Auth::Gateway { secret: None }, limits: Limits::of_bytes(LIMIT), log: None };
         let table = Router::new()
             .route("/echo", post(echo).get(echo))
-            .route_layer(from_fn(auth::act))
-            .route_layer(from_fn_with_state(Limits::of_bytes(LIMIT), request::receive))
-            .route_layer(from_fn_with_state(Arc::new(Auth::Gateway { secret: None }), auth::identify))
+            .route_layer(from_fn_with_state(Arc::new(desk), reception::receive))
             .route("/panic", post(|| async { panic!("secret plans") as () }));
         finished(table)
     }

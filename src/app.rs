@@ -97,7 +97,7 @@ impl App {
             parts.push(part("cleaner", |stop| cleaner.run(stop)));
         }
         let grace = config.server.shutdown_grace;
-        let state = ApiState {
+        let state = ApiState::from(api::Parts {
             config: Arc::new(config),
             store: store.clone(),
             catalog,
@@ -106,7 +106,7 @@ impl App {
             permits,
             oplog,
             stopping: stopping.clone(),
-        };
+        });
         // Started last and stopped after the worker: while running calls end, probes are told that
         // the service stops, and callers that have not heard of it yet are still served.
         parts.insert(server_stops_before, part("http server", |stop| api::serve(listener, state, stop)));

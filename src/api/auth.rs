@@ -2,17 +2,13 @@
 //! body is read; then for which tenant it acts, from what was sent. Handlers take [`Acting`] and see
 //! only the latter, so none of them can forget the check.
 
-use std::sync::Arc;
-
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use axum::{
-    extract::{FromRequestParts, Request, State},
+    extract::FromRequestParts,
     http::{HeaderMap, HeaderName, HeaderValue, request::Parts},
-    middleware::Next,
-    response::Response,
 };
 
-use super::{audit::Notes, error::ApiError, request::Sent};
+use super::{audit::Notes, error::ApiError, reception::Received, request::Sent};
 use crate::{caller::Caller, config::Auth, task::TenantId};
 
 /// Who the gateway (or, in mode `anonymous`, the caller itself) says is calling.
@@ -28,39 +24,24 @@ pub(crate) struct Acting(pub(crate) Caller);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NamedTenant(pub(crate) Option<TenantId>);
 
-/// Layer: finds out who is calling, or answers 401.
-pub(crate) async fn identify(
-    State(mode): State<Arc<Auth>>,
-    mut request: Request,
-    next: Next,
-) -> Result<Response, ApiError> {
-    let caller = caller(&mode, request.headers())?;
-    request.extensions_mut().insert(Acting(caller));
-    Ok(next.run(request).await)
-}
-
-/// Layer, behind `identify` and `request::receive`: lets the caller act for the tenant that the
-/// request names, or answers 403.
-pub(crate) async fn act(
-    Acting(caller): Acting,
-    notes: Notes,
-    mut request: Request,
-    next: Next,
-) -> Result<Response, ApiError> {
-    let sent = request.extensions().get::<Sent>();
-    let sent = sent.ok_or_else(|| ApiError::internal("the route is not behind request::receive"))?;
+/// The caller as it acts for the tenant that the request names, if it names one.
+///
+/// # Errors
+/// 403 where it may not, and those of [`Sent::named_tenant`].
+pub(crate) fn act(caller: &Caller, sent: &Sent, notes: &Notes) -> Result<(Acting, NamedTenant), ApiError> {
     let named = sent.named_tenant()?;
     // Noted only now: from here on it is known to be JSON, which the log's column insists on.
-    notes.request(sent.bytes());
+    notes.request(|| sent.bytes());
     let acting = caller.acting_for(named)?;
     notes.tenant(acting.tenant);
-    request.extensions_mut().insert(Acting(acting));
-    request.extensions_mut().insert(NamedTenant(named));
-    Ok(next.run(request).await)
+    Ok((Acting(acting), NamedTenant(named)))
 }
 
-/// One arm for each mode.
-fn caller(mode: &Auth, headers: &HeaderMap) -> Result<Caller, ApiError> {
+/// Who is calling: one arm for each mode.
+///
+/// # Errors
+/// 401 where that is unknown.
+pub(crate) fn caller(mode: &Auth, headers: &HeaderMap) -> Result<Caller, ApiError> {
     match mode {
         Auth::Anonymous => Ok(user_info(headers)?.unwrap_or_else(Caller::anonymous)),
         Auth::Gateway { secret } => {
@@ -99,8 +80,7 @@ impl<S: Sync> FromRequestParts<S> for Acting {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Acting, ApiError> {
-        let caller = parts.extensions.get::<Acting>();
-        caller.cloned().ok_or_else(|| ApiError::internal("the route is not behind auth::identify"))
+        Received::of(parts).map(|received| received.acting.clone())
     }
 }
 
@@ -108,8 +88,7 @@ impl<S: Sync> FromRequestParts<S> for NamedTenant {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<NamedTenant, ApiError> {
-        let named = parts.extensions.get::<NamedTenant>();
-        named.copied().ok_or_else(|| ApiError::internal("the route is not behind auth::act"))
+        Received::of(parts).map(|received| received.named)
     }
 }
 

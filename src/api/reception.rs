@@ -1,0 +1,90 @@
+//! The layer in front of every handler that wants to know its caller: who is calling, from the headers
+//! alone and before a byte of the body is read; what was sent, within limits; for which tenant; and,
+//! for changing calls, the row in the operation log around all of that.
+
+use std::sync::Arc;
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    http::request::Parts,
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+
+use super::{
+    audit::{Entry, Notes},
+    auth::{self, Acting, NamedTenant},
+    error::ApiError,
+    exchange::RequestId,
+    request::{self, Limits, Sent},
+};
+use crate::{
+    caller::Caller,
+    config::{Auth, Config},
+    oplog::OpLogger,
+};
+
+/// What the reception of a route has to know.
+pub(crate) struct Desk {
+    pub(crate) auth: Auth,
+    pub(crate) limits: Limits,
+    /// Where calls of this route are logged, if they are.
+    pub(crate) log: Option<OpLogger>,
+}
+
+/// What is known of a request by the time it reaches its handler, for the extractors.
+#[derive(Debug, Clone)]
+pub(crate) struct Received {
+    pub(crate) acting: Acting,
+    pub(crate) named: NamedTenant,
+    pub(crate) sent: Sent,
+    pub(crate) notes: Notes,
+}
+
+/// Layer, behind `exchange::accompany`.
+pub(crate) async fn receive(State(desk): State<Arc<Desk>>, request: Request, next: Next) -> Result<Response, ApiError> {
+    let caller = auth::caller(&desk.auth, request.headers())?;
+    let Some(log) = &desk.log else {
+        return hand_on(&desk, &caller, Notes::default(), request, next).await;
+    };
+    let id = request.extensions().get::<RequestId>().cloned();
+    let id = id.ok_or_else(|| ApiError::internal("the route is not behind exchange::accompany"))?;
+    let notes = Notes::kept();
+    let entry = Entry::begin(log, &desk.auth, &caller, notes.clone(), &request);
+    let response = hand_on(&desk, &caller, notes, request, next).await.into_response();
+    Ok(entry.end(response, &id).await)
+}
+
+/// Reads the body and lets the handler answer.
+async fn hand_on(
+    desk: &Desk,
+    caller: &Caller,
+    notes: Notes,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let (mut parts, body) = request.into_parts();
+    let sent = request::receive(&parts, body, desk.limits).await?;
+    let (acting, named) = auth::act(caller, &sent, &notes)?;
+    parts.extensions.insert(Received { acting, named, sent, notes });
+    Ok(next.run(Request::from_parts(parts, Body::empty())).await)
+}
+
+impl Desk {
+    /// The desk of a route, with that log where its calls are logged.
+    pub(crate) fn new(config: &Config, log: Option<OpLogger>) -> Desk {
+        Desk { auth: config.auth.clone(), limits: Limits::of_bytes(config.server.max_body_bytes), log }
+    }
+}
+
+impl Received {
+    /// What is known of that request.
+    ///
+    /// # Errors
+    /// Where its route has no reception, which is a bug.
+    pub(crate) fn of(parts: &Parts) -> Result<&Received, ApiError> {
+        let received = parts.extensions.get::<Received>();
+        received.ok_or_else(|| ApiError::internal("the route is not behind reception::receive"))
+    }
+}
