@@ -34,7 +34,7 @@ use self::{
     group::{Committer, Group, group},
     tasks::{
         admission::LaneMemory,
-        batches::{Applier, Enqueuer},
+        batches::{Applier, Enqueuer, Entrance},
     },
 };
 use crate::{
@@ -140,15 +140,19 @@ impl Store {
     /// # Errors
     /// Out of reach, locked by another process, or a migration that failed; the message says which.
     pub async fn open(config: &Database, vault: Vault) -> Result<(Store, Committers), StoreError> {
-        let (backend, lock) = match config {
-            Database::Postgres { url, max_connections } => (open_postgres(url, *max_connections).await?, None),
+        let (backend, entrance, lock) = match config {
+            Database::Postgres { url, max_connections } => {
+                let (backend, intake) = open_postgres(url, *max_connections).await?;
+                (backend, Entrance::Postgres(intake), None)
+            }
             Database::Sqlite { path } => {
                 let lock = lock_database(path)?;
-                (open_sqlite(path).await?, Some(Arc::new(lock)))
+                let (backend, writer) = open_sqlite(path).await?;
+                (backend, Entrance::Sqlite(writer), Some(Arc::new(lock)))
             }
         };
         migrate::run(&backend).await?;
-        let enqueue = Enqueuer { backend: backend.clone(), vault: vault.clone(), lanes: LaneMemory::default() };
+        let enqueue = Enqueuer { entrance, vault: vault.clone(), lanes: LaneMemory::default() };
         let (enqueuer, enqueue_committer) = group(enqueue);
         let (applier, apply_committer) = group(Applier { backend: backend.clone() });
         let store = Store { backend, vault, enqueuer, applier, _lock: lock };
@@ -200,7 +204,7 @@ async fn within<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<
     tokio::time::timeout(WORK_TIMEOUT, work).await.map_err(late)?
 }
 
-async fn open_postgres(url: &str, max_connections: u32) -> Result<Backend, StoreError> {
+async fn open_postgres(url: &str, max_connections: u32) -> Result<(Backend, postgres::Intake), StoreError> {
     let options = PgConnectOptions::from_str(url)
         .map_err(|error| StoreError::Unavailable(format!("database.url: {error}")))?
         .application_name("model-asynch")
@@ -216,7 +220,8 @@ async fn open_postgres(url: &str, max_connections: u32) -> Result<Backend, Store
             .after_release(|connection, _| Box::pin(answers(connection)))
     };
     let lease = pool(1).connect_lazy_with(options.clone());
-    Ok(Backend::Postgres { pool: pool(max_connections).connect_with(options).await?, lease })
+    let intake = postgres::Intake::new(options.clone());
+    Ok((Backend::Postgres { pool: pool(max_connections).connect_with(options).await?, lease }, intake))
 }
 
 /// Whether a connection that comes back is good for another use. The pool asks that too, but waits
@@ -226,7 +231,7 @@ async fn answers(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     answered.map_err(|_| sqlx::Error::PoolTimedOut)?.map(|()| true)
 }
 
-async fn open_sqlite(path: &Path) -> Result<Backend, StoreError> {
+async fn open_sqlite(path: &Path) -> Result<(Backend, SqlitePool), StoreError> {
     let options = SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(true)
@@ -243,7 +248,7 @@ async fn open_sqlite(path: &Path) -> Result<Backend, StoreError> {
             .connect_with(options.clone())
     };
     let writer = pool(1).await?;
-    Ok(Backend::Sqlite { readers: pool(SQLITE_READERS).await?, writer })
+    Ok((Backend::Sqlite { readers: pool(SQLITE_READERS).await?, writer: writer.clone() }, writer))
 }
 
 /// Makes the database's folder and takes the lock beside the file; the kernel drops it with the
