@@ -428,7 +428,7 @@ mod tests {
         assert_eq!(lengths.map(|text| text.chars().count()), [64, 128, 256, MAX_ERROR]);
         assert!(record.size() < 16_384, "{}", record.size());
         let row = record.into_log();
-        assert_eq!(row.request_payload.unwrap(), format!(r#"{{"bytes":{},"truncated":true}}"#, MAX_BODY + 1));
+        assert_eq!(row.request_payload.unwrap(), format!(r#"{{"truncated":true,"bytes":{}}}"#, MAX_BODY + 1));
         assert_eq!(row.response_payload, None);
     }
 
