@@ -143,7 +143,7 @@ impl Store {
         let (backend, entrance, lock) = match config {
             Database::Postgres { url, max_connections } => {
                 let (backend, intake) = open_postgres(url, *max_connections).await?;
-                (backend, Entrance::Postgres(intake), None)
+                (backend, Entrance::Postgres(Box::new(intake)), None)
             }
             Database::Sqlite { path } => {
                 let lock = lock_database(path)?;

@@ -24,7 +24,7 @@ pub(in crate::store) struct Enqueuer {
 
 /// Where tasks come in.
 pub(in crate::store) enum Entrance {
-    Postgres(postgres::Intake),
+    Postgres(Box<postgres::Intake>),
     Sqlite(SqlitePool),
 }
 
