@@ -1,10 +1,10 @@
 //! The HTTP interface: a table of routes and the layers around them.
 //!
-//! A request passes, from the outside in: `exchange` (request id, envelope of failures, log line),
-//! the catcher of panics, `auth::identify` (who is calling, from the headers alone), `rate` (where there
-//! is a limit), `audit` (changing calls only), `auth::permit` (with which scope), `request::receive`
-//! (body and query, within limits), `auth::act` (for which tenant), and its handler. Handlers extract,
-//! check, call one verb of the store, wake and answer.
+//! A request passes, from the outside in: `exchange` (request id, panics, envelope of failures, log
+//! line), `reception` (who is calling, how often, with which scope; what was sent, for which
+//! tenant; a row in the operation log for changing calls), and its handler. Handlers extract, check, call one verb of the store, wake and
+//! answer. There are no more layers than these two: each one clones and boxes all that lies behind it,
+//! for every request.
 
 mod audit;
 mod auth;
@@ -18,37 +18,40 @@ mod models;
 mod openapi;
 mod oplog;
 mod rate;
+mod reception;
 mod request;
 mod server;
 mod stats;
 mod tasks;
 mod wire;
 
-use std::sync::Arc;
+use std::{ops::Deref, sync::Arc};
 
 use axum::{
     Router,
     handler::Handler,
-    middleware::{from_fn, from_fn_with_state},
+    middleware::from_fn_with_state,
     routing::{MethodFilter, MethodRouter, on},
 };
 use tokio_util::sync::CancellationToken;
-use tower_http::catch_panic::CatchPanicLayer;
 
 pub use self::{
     auth::Gate,
     openapi::openapi,
     server::{Tls, serve},
 };
-use self::{error::ApiError, rate::Rate, request::Limits};
+use self::{error::ApiError, rate::Rate, reception::Desk};
 use crate::{
     caller::Scope, catalog::Catalog, config::Config, egress::Egress, oplog::OpLogger, permits::Permits,
     storage::Storage, store::Store, wake::Wake, worker::Pulse,
 };
 
-/// What handlers need; cheap to clone.
+/// What handlers need. One pointer, because every request clones it several times.
 #[derive(Clone)]
-pub struct ApiState {
+pub struct ApiState(Arc<Parts>);
+
+/// The parts of the service that handlers use.
+pub struct Parts {
     /// The configuration.
     pub config: Arc<Config>,
     /// Who is calling.
@@ -71,6 +74,20 @@ pub struct ApiState {
     pub pulse: Option<Pulse>,
     /// Set when the service begins to stop: not ready any more.
     pub stopping: CancellationToken,
+}
+
+impl From<Parts> for ApiState {
+    fn from(parts: Parts) -> ApiState {
+        ApiState(Arc::new(parts))
+    }
+}
+
+impl Deref for ApiState {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
 }
 
 /// One row of the table of routes.
@@ -124,12 +141,12 @@ fn routes() -> Vec<Route> {
     ]
 }
 
-/// Every route, with its layers.
+/// Every route, with what stands in front of it.
 pub fn router(state: ApiState) -> Router {
     let rate = state.config.limits.requests_per_second.map(|requests| Arc::new(Rate::per_second(requests)));
     let table = routes()
         .into_iter()
-        .fold(Router::new(), |table, route| table.route(route.path, route.layered(&state, rate.as_ref())));
+        .fold(Router::new(), |table, route| table.route(route.path, route.received(&state, rate.as_ref())));
     finished(table).with_state(state)
 }
 
@@ -138,7 +155,6 @@ fn finished<S: Clone + Send + Sync + 'static>(table: Router<S>) -> Router<S> {
     table
         .fallback(|| async { ApiError::no_such_route() })
         .method_not_allowed_fallback(|| async { ApiError::no_such_method() })
-        .layer(CatchPanicLayer::custom(exchange::panicked))
         .layer(from_fn_with_state(exchange::Outage::default(), exchange::accompany))
 }
 
@@ -172,24 +188,15 @@ impl Route {
         names.into_iter().find(|(method, _)| *method == self.method).map_or("?", |(_, name)| name)
     }
 
-    /// The handler behind its layers; the last one added is the first to see a request.
-    fn layered(self, state: &ApiState, rate: Option<&Arc<Rate>>) -> MethodRouter<ApiState> {
-        let identify = from_fn_with_state(state.gate.clone(), auth::identify);
-        let permit = |scope: Scope| from_fn_with_state(scope, auth::permit);
-        let record = from_fn_with_state(state.clone(), audit::record);
-        let receive = from_fn_with_state(Limits::of_bytes(state.config.server.max_body_bytes), request::receive);
-        let received = |handler: MethodRouter<ApiState>| handler.route_layer(from_fn(auth::act)).route_layer(receive);
-        let limited = |handler: MethodRouter<ApiState>| match rate {
-            Some(rate) => handler.route_layer(from_fn_with_state(rate.clone(), rate::limit)),
-            None => handler,
+    /// The handler behind its reception, if it has one.
+    fn received(self, state: &ApiState, rate: Option<&Arc<Rate>>) -> MethodRouter<ApiState> {
+        let (scope, log) = match self.access {
+            Access::Open => return self.handler,
+            Access::Known(scope) => (scope, None),
+            Access::Logged(scope) => (scope, Some(state.oplog.clone())),
         };
-        match self.access {
-            Access::Open => self.handler,
-            Access::Known(scope) => limited(received(self.handler).route_layer(permit(scope))).route_layer(identify),
-            Access::Logged(scope) => {
-                limited(received(self.handler).route_layer(permit(scope)).route_layer(record)).route_layer(identify)
-            }
-        }
+        let desk = Arc::new(Desk::new(state, scope, rate.cloned(), log));
+        self.handler.route_layer(from_fn_with_state(desk, reception::receive))
     }
 }
 
@@ -203,7 +210,7 @@ mod tests {
 
     use super::{
         auth::{Acting, NamedTenant},
-        request::Ask,
+        request::{Ask, Limits},
         *,
     };
     use crate::task::TenantId;
@@ -226,11 +233,17 @@ mod tests {
 
     /// The layers of a route for callers around an echo, and a handler that panics.
     fn sample() -> Router {
+        let desk = Desk {
+            gate: Gate::gateway(),
+            hops_are_reported: true,
+            rate: None,
+            scope: Scope::TaskRead,
+            limits: Limits::of_bytes(LIMIT),
+            log: None,
+        };
         let table = Router::new()
             .route("/echo", post(echo).get(echo))
-            .route_layer(from_fn(auth::act))
-            .route_layer(from_fn_with_state(Limits::of_bytes(LIMIT), request::receive))
-            .route_layer(from_fn_with_state(Gate::gateway(), auth::identify))
+            .route_layer(from_fn_with_state(Arc::new(desk), reception::receive))
             .route("/panic", post(|| async { panic!("secret plans") as () }));
         finished(table)
     }

@@ -117,7 +117,7 @@ impl App {
         }
         let grace = config.server.shutdown_grace;
         let egress = config.egress.clone();
-        let state = ApiState {
+        let state = ApiState::from(api::Parts {
             config: Arc::new(config),
             gate,
             store: store.clone(),
@@ -129,7 +129,7 @@ impl App {
             oplog,
             pulse,
             stopping: stopping.clone(),
-        };
+        });
         // Started last and stopped after the worker: while running calls end, probes are told that
         // the service stops, and callers that have not heard of it yet are still served.
         parts.insert(server_stops_before, part("http server", |stop| api::serve(listener, state, tls, stop)));

@@ -42,7 +42,7 @@ use self::{
     group::{Committer, Group, group},
     tasks::{
         admission::LaneMemory,
-        batches::{Applier, Enqueuer},
+        batches::{Applier, Enqueuer, Entrance},
     },
 };
 use crate::{
@@ -148,18 +148,22 @@ impl Store {
     /// # Errors
     /// Out of reach, locked by another process, or a migration that failed; the message says which.
     pub async fn open(config: &Database, vault: Vault) -> Result<(Store, Committers), StoreError> {
-        let (backend, lock) = match config {
-            Database::Postgres { url, max_connections } => (open_postgres(url, *max_connections).await?, None),
+        let (backend, entrance, lock) = match config {
+            Database::Postgres { url, max_connections } => {
+                let (backend, intake) = open_postgres(url, *max_connections).await?;
+                (backend, Entrance::Postgres(Box::new(intake)), None)
+            }
             Database::Sqlite { path } => {
                 let lock = lock_database(path)?.ok_or_else(|| {
                     let message = "another process uses it; an embedded database has one";
                     StoreError::Unavailable(format!("cannot open {}: {message}", path.display()))
                 })?;
-                (open_sqlite(path).await?, Some(Arc::new(lock)))
+                let (backend, writer) = open_sqlite(path).await?;
+                (backend, Entrance::Sqlite(writer), Some(Arc::new(lock)))
             }
         };
         migrate::run(&backend).await?;
-        Ok(Store::over(backend, vault, lock))
+        Ok(Store::over(backend, entrance, vault, lock))
     }
 
     /// Connects for a command that administers, which must also work beside a running service.
@@ -174,19 +178,19 @@ impl Store {
         if let Database::Sqlite { path } = config
             && lock_database(path)?.is_none()
         {
-            let backend = open_sqlite(path).await?;
+            let (backend, writer) = open_sqlite(path).await?;
             if !migrate::is_current(&backend).await? {
                 let message = "the service that runs on it is of another version; stop it, or use its own program";
                 return Err(StoreError::Unavailable(format!("cannot open {}: {message}", path.display())));
             }
-            return Ok(Store::over(backend, vault, None).0);
+            return Ok(Store::over(backend, Entrance::Sqlite(writer), vault, None).0);
         }
         // Administration enqueues and finishes no tasks.
         Ok(Store::open(config, vault).await?.0)
     }
 
-    fn over(backend: Backend, vault: Vault, lock: Option<Arc<File>>) -> (Store, Committers) {
-        let enqueue = Enqueuer { backend: backend.clone(), vault: vault.clone(), lanes: LaneMemory::default() };
+    fn over(backend: Backend, entrance: Entrance, vault: Vault, lock: Option<Arc<File>>) -> (Store, Committers) {
+        let enqueue = Enqueuer { entrance, vault: vault.clone(), lanes: LaneMemory::default() };
         let (enqueuer, enqueue_committer) = group(enqueue);
         let (applier, apply_committer) = group(Applier { backend: backend.clone() });
         let store = Store { backend, vault, enqueuer, applier, _lock: lock };
@@ -238,7 +242,7 @@ async fn within<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<
     tokio::time::timeout(WORK_TIMEOUT, work).await.map_err(late)?
 }
 
-async fn open_postgres(url: &str, max_connections: u32) -> Result<Backend, StoreError> {
+async fn open_postgres(url: &str, max_connections: u32) -> Result<(Backend, postgres::Intake), StoreError> {
     let options = PgConnectOptions::from_str(url)
         .map_err(|error| StoreError::Unavailable(format!("database.url: {error}")))?
         .application_name("model-asynch")
@@ -254,7 +258,8 @@ async fn open_postgres(url: &str, max_connections: u32) -> Result<Backend, Store
             .after_release(|connection, _| Box::pin(answers(connection)))
     };
     let lease = pool(2).connect_lazy_with(options.clone());
-    Ok(Backend::Postgres { pool: pool(max_connections).connect_with(options).await?, lease })
+    let intake = postgres::Intake::new(options.clone());
+    Ok((Backend::Postgres { pool: pool(max_connections).connect_with(options).await?, lease }, intake))
 }
 
 /// Whether a connection that comes back is good for another use. The pool asks that too, but waits
@@ -264,7 +269,7 @@ async fn answers(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     Ok(matches!(tokio::time::timeout(ACQUIRE_TIMEOUT, connection.ping()).await, Ok(Ok(()))))
 }
 
-async fn open_sqlite(path: &Path) -> Result<Backend, StoreError> {
+async fn open_sqlite(path: &Path) -> Result<(Backend, SqlitePool), StoreError> {
     let options = SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(true)
@@ -281,7 +286,7 @@ async fn open_sqlite(path: &Path) -> Result<Backend, StoreError> {
             .connect_with(options.clone())
     };
     let writer = pool(1).await?;
-    Ok(Backend::Sqlite { readers: pool(SQLITE_READERS).await?, writer })
+    Ok((Backend::Sqlite { readers: pool(SQLITE_READERS).await?, writer: writer.clone() }, writer))
 }
 
 /// Makes the database's folder and takes the lock beside the file, `None` where another process has

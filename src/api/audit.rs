@@ -1,6 +1,6 @@
-//! Layer around changing calls: one row in the operation log for each, whatever becomes of it.
+//! Around changing calls: one row in the operation log for each, whatever becomes of it.
 //!
-//! What the row says comes together on the way in: layers and handlers leave [`Notes`]. The bodies
+//! What the row says comes together on the way in: reception and handlers leave [`Notes`]. The bodies
 //! are handed over as they are; masking and writing happen behind the caller's back.
 
 use std::{
@@ -12,18 +12,16 @@ use std::{
 
 use axum::{
     body::{Body, to_bytes},
-    extract::{ConnectInfo, FromRequestParts, MatchedPath, Request, State},
+    extract::{ConnectInfo, FromRequestParts, MatchedPath, Request},
     http::{HeaderMap, header, request::Parts},
-    middleware::Next,
     response::Response,
 };
 use bytes::Bytes;
 
-use super::{ApiState, auth::Acting, error::ApiError, exchange::RequestId};
+use super::{error::ApiError, exchange::RequestId, reception::Received};
 use crate::{
     caller::Caller,
     clock,
-    config::Auth,
     oplog::{OpLog, OpLogger, OpRecord},
     task::{TaskId, TenantId},
 };
@@ -46,32 +44,22 @@ struct Noted {
 
 /// A row in the making. One that is dropped unfinished is written as broken off: a caller that hangs
 /// up stops its handler, but what the handler did by then is done.
-struct Entry {
+pub(crate) struct Entry {
     log: OpLogger,
     notes: Notes,
     started: Instant,
     record: Option<OpRecord>,
 }
 
-/// Layer, behind `auth::identify`.
-pub(crate) async fn record(
-    State(api): State<ApiState>,
-    Acting(caller): Acting,
-    mut request: Request,
-    next: Next,
-) -> Result<Response, ApiError> {
-    let id = request.extensions().get::<RequestId>().cloned();
-    let id = id.ok_or_else(|| ApiError::internal("the route is not behind exchange::accompany"))?;
-    let notes = Notes(Some(Arc::default()));
-    let entry = Entry::begin(&api, &caller, notes.clone(), &request);
-    request.extensions_mut().insert(notes);
-    Ok(entry.end(next.run(request).await, &id).await)
-}
-
 impl Notes {
+    /// For a call that is logged.
+    pub(crate) fn kept() -> Notes {
+        Notes(Some(Arc::default()))
+    }
+
     /// What was sent; must be JSON.
-    pub(crate) fn request(&self, text: Bytes) {
-        self.change(|noted| noted.request = text);
+    pub(crate) fn request(&self, text: impl FnOnce() -> Bytes) {
+        self.change(|noted| noted.request = text());
     }
 
     /// The tenant that the caller acts for.
@@ -106,13 +94,20 @@ impl Notes {
 }
 
 impl Entry {
-    fn begin(api: &ApiState, caller: &Caller, notes: Notes, request: &Request) -> Entry {
+    /// The row of a call that has just come in.
+    pub(crate) fn begin(
+        log: &OpLogger,
+        hops_are_reported: bool,
+        caller: &Caller,
+        notes: Notes,
+        request: &Request,
+    ) -> Entry {
         let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
         let row = OpLog {
             tenant: caller.tenant,
             creator: caller.user.clone(),
             created_at: clock::now(),
-            ip: address(&api.config.auth, request),
+            ip: address(hops_are_reported, request),
             user_agent: user_agent(request.headers()),
             api_path: route.to_owned(),
             http_method: request.method().to_string(),
@@ -121,11 +116,11 @@ impl Entry {
             ..OpLog::default()
         };
         let record = OpRecord { row, request: Bytes::new(), response: Bytes::new() };
-        Entry { log: api.oplog.clone(), notes, started: clock::tick(), record: Some(record) }
+        Entry { log: log.clone(), notes, started: clock::tick(), record: Some(record) }
     }
 
     /// Writes the row with its outcome and passes the response on.
-    async fn end(mut self, response: Response, id: &RequestId) -> Response {
+    pub(crate) async fn end(mut self, response: Response, id: &RequestId) -> Response {
         let (error_msg, body, response) = match response.extensions().get::<ApiError>() {
             Some(error) => (Some(error.message(id)), error.body(id), response),
             None => {
@@ -162,11 +157,8 @@ impl Drop for Entry {
 
 /// The caller's address. Behind a gateway that is the first hop it reports; anybody else could claim
 /// to be anywhere.
-fn address(mode: &Auth, request: &Request) -> String {
-    let reported = match mode {
-        Auth::Gateway { .. } => first_hop(request.headers()),
-        Auth::Anonymous | Auth::Token | Auth::Jwt { .. } => None,
-    };
+fn address(hops_are_reported: bool, request: &Request) -> String {
+    let reported = if hops_are_reported { first_hop(request.headers()) } else { None };
     let peer = || request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
     reported.or_else(peer).map(|ip| ip.to_canonical().to_string()).unwrap_or_default()
 }
@@ -176,15 +168,20 @@ fn first_hop(headers: &HeaderMap) -> Option<IpAddr> {
 }
 
 fn user_agent(headers: &HeaderMap) -> String {
-    let sent = headers.get(header::USER_AGENT).map(|value| String::from_utf8_lossy(value.as_bytes()));
-    sent.unwrap_or_default().chars().filter(|c| !c.is_control()).take(MAX_USER_AGENT).collect()
+    let Some(value) = headers.get(header::USER_AGENT) else { return String::new() };
+    match value.to_str() {
+        // The usual one: visible ASCII, which fits as it is.
+        Ok(text) if text.len() <= MAX_USER_AGENT && !text.contains('\t') => return text.to_owned(),
+        Ok(_) | Err(_) => {}
+    }
+    String::from_utf8_lossy(value.as_bytes()).chars().filter(|c| !c.is_control()).take(MAX_USER_AGENT).collect()
 }
 
 impl<S: Sync> FromRequestParts<S> for Notes {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Notes, Infallible> {
-        Ok(parts.extensions.get::<Notes>().cloned().unwrap_or_default())
+        Ok(Received::of(parts).map(|received| received.notes.clone()).unwrap_or_default())
     }
 }
 
@@ -204,11 +201,10 @@ mod tests {
 
     #[test]
     fn only_a_gateway_is_believed_where_a_call_came_from() {
-        let gateway = Auth::Gateway { secret: None };
-        assert_eq!(address(&gateway, &request(Some("203.0.113.7, 10.0.0.1"))), "203.0.113.7");
-        assert_eq!(address(&gateway, &request(Some("<script>"))), "10.0.0.9");
-        assert_eq!(address(&gateway, &request(None)), "10.0.0.9");
-        assert_eq!(address(&Auth::Anonymous, &request(Some("203.0.113.7"))), "10.0.0.9");
+        assert_eq!(address(true, &request(Some("203.0.113.7, 10.0.0.1"))), "203.0.113.7");
+        assert_eq!(address(true, &request(Some("<script>"))), "10.0.0.9");
+        assert_eq!(address(true, &request(None)), "10.0.0.9");
+        assert_eq!(address(false, &request(Some("203.0.113.7"))), "10.0.0.9");
     }
 
     #[test]

@@ -9,22 +9,15 @@ use std::sync::Arc;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use axum::{
-    extract::{FromRequestParts, Request, State},
+    extract::FromRequestParts,
     http::{HeaderMap, HeaderName, HeaderValue, header, request::Parts},
-    middleware::Next,
-    response::Response,
 };
 
 use tokio_util::sync::CancellationToken;
 
 use self::{jwt::Jwts, token::Tokens};
-use super::{audit::Notes, error::ApiError, request::Sent};
-use crate::{
-    caller::{Caller, Scope},
-    config::Auth,
-    store::Store,
-    task::TenantId,
-};
+use super::{audit::Notes, error::ApiError, reception::Received, request::Sent};
+use crate::{caller::Caller, config::Auth, store::Store, task::TenantId};
 
 /// Who the gateway (or, in mode `anonymous`, the caller itself) says is calling.
 pub(crate) const USER_INFO: HeaderName = HeaderName::from_static("x-user-info");
@@ -55,41 +48,17 @@ pub(crate) struct Acting(pub(crate) Caller);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NamedTenant(pub(crate) Option<TenantId>);
 
-/// Layer: finds out who is calling, or answers 401.
-pub(crate) async fn identify(State(gate): State<Gate>, mut request: Request, next: Next) -> Result<Response, ApiError> {
-    let caller = gate.caller(request.headers()).await?;
-    request.extensions_mut().insert(Acting(caller));
-    Ok(next.run(request).await)
-}
-
-/// Layer, behind `identify`: lets callers pass that have the route's scope, or answers 403.
-pub(crate) async fn permit(
-    State(scope): State<Scope>,
-    Acting(caller): Acting,
-    request: Request,
-    next: Next,
-) -> Result<Response, ApiError> {
-    if caller.scopes.allow(scope) { Ok(next.run(request).await) } else { Err(ApiError::lacks_scope(scope)) }
-}
-
-/// Layer, behind `identify` and `request::receive`: lets the caller act for the tenant that the
-/// request names, or answers 403.
-pub(crate) async fn act(
-    Acting(caller): Acting,
-    notes: Notes,
-    mut request: Request,
-    next: Next,
-) -> Result<Response, ApiError> {
-    let sent = request.extensions().get::<Sent>();
-    let sent = sent.ok_or_else(|| ApiError::internal("the route is not behind request::receive"))?;
+/// The caller as it acts for the tenant that the request names, if it names one.
+///
+/// # Errors
+/// 403 where it may not, and those of [`Sent::named_tenant`].
+pub(crate) fn act(caller: &Caller, sent: &Sent, notes: &Notes) -> Result<(Acting, NamedTenant), ApiError> {
     let named = sent.named_tenant()?;
     // Noted only now: from here on it is known to be JSON, which the log's column insists on.
-    notes.request(sent.bytes());
+    notes.request(|| sent.bytes());
     let acting = caller.acting_for(named)?;
     notes.tenant(acting.tenant);
-    request.extensions_mut().insert(Acting(acting));
-    request.extensions_mut().insert(NamedTenant(named));
-    Ok(next.run(request).await)
+    Ok((Acting(acting), NamedTenant(named)))
 }
 
 impl Gate {
@@ -120,7 +89,11 @@ impl Gate {
         Gate(Arc::new(Mode::Gateway { secret: None }))
     }
 
-    async fn caller(&self, headers: &HeaderMap) -> Result<Caller, ApiError> {
+    /// Who is calling.
+    ///
+    /// # Errors
+    /// 401 where that is unknown, 503 where it cannot be found out now.
+    pub(super) async fn caller(&self, headers: &HeaderMap) -> Result<Caller, ApiError> {
         match self.0.as_ref() {
             Mode::Anonymous => Ok(user_info(headers)?.unwrap_or_else(Caller::anonymous)),
             Mode::Gateway { secret } => {
@@ -181,8 +154,7 @@ impl<S: Sync> FromRequestParts<S> for Acting {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Acting, ApiError> {
-        let caller = parts.extensions.get::<Acting>();
-        caller.cloned().ok_or_else(|| ApiError::internal("the route is not behind auth::identify"))
+        Received::of(parts).map(|received| received.acting.clone())
     }
 }
 
@@ -190,8 +162,7 @@ impl<S: Sync> FromRequestParts<S> for NamedTenant {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<NamedTenant, ApiError> {
-        let named = parts.extensions.get::<NamedTenant>();
-        named.copied().ok_or_else(|| ApiError::internal("the route is not behind auth::act"))
+        Received::of(parts).map(|received| received.named)
     }
 }
 

@@ -1,8 +1,10 @@
-//! The outermost layer around every request: its id, the envelope of its failure, one log line.
+//! The outermost layer around every request: its id, the end of its panics, the envelope of its
+//! failure, one log line.
 
 use std::{
     any::Any,
     fmt,
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -13,6 +15,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use futures::FutureExt;
 use tracing::Instrument;
 
 use super::error::{ApiError, Kind};
@@ -75,7 +78,9 @@ pub(crate) async fn accompany(State(outage): State<Outage>, mut request: Request
     let route = request.extensions().get::<MatchedPath>().cloned();
     let span = tracing::info_span!("request", request_id = %id);
 
-    let response = next.run(request).instrument(span).await;
+    // Nothing that a handler changed is looked at after it panicked.
+    let answered = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span).await;
+    let response = answered.unwrap_or_else(|panic| panicked(&*panic));
     let mut response = ApiError::rendered(response, &id);
     if let Ok(value) = HeaderValue::from_str(&id.0) {
         response.headers_mut().insert(HEADER, value);
@@ -102,8 +107,7 @@ pub(crate) async fn accompany(State(outage): State<Outage>, mut request: Request
 }
 
 /// The answer where a handler panicked.
-#[expect(clippy::needless_pass_by_value, reason = "the layer hands the panic over")]
-pub(crate) fn panicked(panic: Box<dyn Any + Send>) -> Response {
+fn panicked(panic: &(dyn Any + Send)) -> Response {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     ApiError::internal(format!("panic: {}", text.unwrap_or("without a message"))).into_response()
 }

@@ -1,21 +1,13 @@
-//! Layer: so many requests a second for each tenant on this node.
+//! So many requests a second for each tenant on this node.
 
 use std::{
     num::NonZeroU32,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::atomic::{AtomicU32, Ordering},
 };
 
-use axum::{
-    extract::{Request, State},
-    middleware::Next,
-    response::Response,
-};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock as _};
 
-use super::{auth::Acting, error::ApiError};
+use super::error::ApiError;
 use crate::task::TenantId;
 
 /// After so many requests tenants that have been quiet are forgotten, so that memory goes with the
@@ -28,25 +20,17 @@ pub(crate) struct Rate {
     asked: AtomicU32,
 }
 
-/// Layer, behind `auth::identify`: 429 for a tenant that asks too often. The caller's own tenant
-/// counts, whichever an admin acts for.
-pub(crate) async fn limit(
-    State(rate): State<Arc<Rate>>,
-    Acting(caller): Acting,
-    request: Request,
-    next: Next,
-) -> Result<Response, ApiError> {
-    rate.take(caller.tenant)?;
-    Ok(next.run(request).await)
-}
-
 impl Rate {
     /// So many requests a second.
     pub(crate) fn per_second(requests: NonZeroU32) -> Rate {
         Rate { limiter: RateLimiter::keyed(Quota::per_second(requests)), asked: AtomicU32::new(0) }
     }
 
-    fn take(&self, tenant: TenantId) -> Result<(), ApiError> {
+    /// Counts a request of that tenant; the caller's own tenant counts, whichever an admin acts for.
+    ///
+    /// # Errors
+    /// 429 where it asks too often.
+    pub(crate) fn take(&self, tenant: TenantId) -> Result<(), ApiError> {
         if self.asked.fetch_add(1, Ordering::Relaxed) % FORGET_AFTER == FORGET_AFTER - 1 {
             self.limiter.retain_recent();
             self.limiter.shrink_to_fit();

@@ -8,10 +8,8 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, HttpBody},
-    extract::{FromRequestParts, Request, State},
+    extract::FromRequestParts,
     http::{HeaderMap, Method, header, request::Parts},
-    middleware::Next,
-    response::Response,
 };
 use bytes::Bytes;
 use futures::StreamExt;
@@ -22,7 +20,7 @@ use serde::{
 use serde_json::{Map, Value};
 use serde_path_to_error::{Path, Segment};
 
-use super::{error::ApiError, wire::Id};
+use super::{error::ApiError, reception::Received, wire::Id};
 use crate::task::TenantId;
 
 /// How long a whole body may take to arrive: 10 MiB over a slow line fit in, a caller that dribbles
@@ -36,6 +34,9 @@ const MAX_DEPTH: usize = 128;
 /// Most memory set aside for a body on the caller's word alone.
 const TRUSTED_LENGTH: usize = 64 * 1024;
 
+/// What was sent where nothing was.
+const NOTHING: &str = "{}";
+
 /// What a body may cost.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
@@ -48,8 +49,8 @@ pub(crate) struct Limits {
 /// What came with a request.
 #[derive(Debug, Clone)]
 pub(crate) struct Sent {
-    /// The query as a JSON object whose values are texts.
-    query: Arc<String>,
+    /// The query, where there is one, as a JSON object whose values are texts.
+    query: Option<Arc<String>>,
     /// The body, where the method has one.
     body: Option<Arc<String>>,
 }
@@ -65,16 +66,20 @@ struct Naming {
     tenant_id: Option<Id>,
 }
 
-/// Layer: reads what was sent, a body within `limits`, for the extractors behind it.
-pub(crate) async fn receive(State(limits): State<Limits>, request: Request, next: Next) -> Result<Response, ApiError> {
-    let (mut parts, body) = request.into_parts();
-    let query = Arc::new(query_object(parts.uri.query().unwrap_or_default())?);
+/// Reads what was sent, a body within `limits`, for the extractors.
+///
+/// # Errors
+/// What is too much, too slow, or no JSON object at first sight.
+pub(crate) async fn receive(parts: &Parts, body: Body, limits: Limits) -> Result<Sent, ApiError> {
+    let query = match parts.uri.query() {
+        None | Some("") => None,
+        Some(query) => Some(Arc::new(query_object(query)?)),
+    };
     let body = match parts.method {
         Method::POST | Method::PUT => Some(Arc::new(body_object(&parts.headers, body, limits).await?)),
         _ => None,
     };
-    parts.extensions.insert(Sent { query, body });
-    Ok(next.run(Request::from_parts(parts, Body::empty())).await)
+    Ok(Sent { query, body })
 }
 
 impl Limits {
@@ -87,12 +92,15 @@ impl Limits {
 impl Sent {
     /// The text of a JSON object.
     pub(crate) fn text(&self) -> &str {
-        self.body.as_ref().unwrap_or(&self.query)
+        self.body.as_ref().or(self.query.as_ref()).map_or(NOTHING, |text| text)
     }
 
     /// The same text, for the operation log.
     pub(crate) fn bytes(&self) -> Bytes {
-        Bytes::from_owner(Shared(self.body.as_ref().unwrap_or(&self.query).clone()))
+        match self.body.as_ref().or(self.query.as_ref()) {
+            Some(text) => Bytes::from_owner(Shared(text.clone())),
+            None => Bytes::from_static(NOTHING.as_bytes()),
+        }
     }
 
     /// The tenant that the request names; the body has the last word.
@@ -100,12 +108,12 @@ impl Sent {
     /// # Errors
     /// Where body or query is not JSON all through, or names something that is no tenant.
     pub(crate) fn named_tenant(&self) -> Result<Option<TenantId>, ApiError> {
-        let in_query = read::<Naming>(&self.query)?.tenant_id;
-        let in_body = match &self.body {
-            Some(body) => read::<Naming>(body)?.tenant_id,
-            None => None,
+        let named_in = |text: &Option<Arc<String>>| match text {
+            Some(text) => read::<Naming>(text).map(|naming| naming.tenant_id),
+            None => Ok(None),
         };
-        Ok(in_body.or(in_query).map(|id| TenantId(id.0)))
+        let in_query = named_in(&self.query)?;
+        Ok(named_in(&self.body)?.or(in_query).map(|id| TenantId(id.0)))
     }
 }
 
@@ -122,9 +130,7 @@ impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Ask<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Ask<T>, ApiError> {
-        let sent = parts.extensions.get::<Sent>();
-        let sent = sent.ok_or_else(|| ApiError::internal("the route is not behind request::receive"))?;
-        read(sent.text()).map(Ask)
+        read(Received::of(parts)?.sent.text()).map(Ask)
     }
 }
 
@@ -202,9 +208,6 @@ fn in_words(expected: &str) -> &str {
 
 /// The query as the text of a JSON object.
 fn query_object(query: &str) -> Result<String, ApiError> {
-    if query.is_empty() {
-        return Ok("{}".to_owned());
-    }
     let mut fields = Map::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -235,7 +238,7 @@ fn decoded(written: &str) -> Result<String, ApiError> {
 /// The body as the text of a JSON object (as far as one can tell without parsing it).
 async fn body_object(headers: &HeaderMap, body: Body, limits: Limits) -> Result<String, ApiError> {
     if body.is_end_stream() {
-        return Ok("{}".to_owned());
+        return Ok(NOTHING.to_owned());
     }
     check_media_type(headers)?;
     let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
@@ -249,7 +252,7 @@ async fn body_object(headers: &HeaderMap, body: Body, limits: Limits) -> Result<
     let text = String::from_utf8(bytes).map_err(|_| ApiError::malformed("the body is not UTF-8"))?;
     let beginning = text.trim_ascii_start();
     if beginning.is_empty() {
-        return Ok("{}".to_owned());
+        return Ok(NOTHING.to_owned());
     }
     if !beginning.starts_with('{') {
         return Err(ApiError::malformed("the body must be a JSON object"));

@@ -224,7 +224,7 @@ pub(crate) async fn create_task(
     let submission = Submission {
         biz_name: ask.biz_name.as_deref().unwrap_or_default(),
         input_ref: ask.input_ref.as_deref().unwrap_or_default(),
-        request_payload: ask.request_payload.as_deref(),
+        request_payload: ask.request_payload,
         caller_headers: kept_headers(&api.config, &caller, &headers)?,
         traceparent: headers.get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or_default(),
     };

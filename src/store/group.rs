@@ -74,15 +74,22 @@ impl<C: Commit> Group<C> {
     /// Hands a request in and waits for its commit.
     pub(super) async fn ask(&self, item: C::Item) -> Result<C::Answer, StoreError> {
         let (answer, answered) = oneshot::channel();
-        let sent = self.requests.send_timeout(Request { item, answer }, WAIT_TIMEOUT).await;
-        sent.map_err(|error| match error {
-            mpsc::error::SendTimeoutError::Timeout(_) => StoreError::Unavailable("too many requests wait".to_owned()),
-            mpsc::error::SendTimeoutError::Closed(_) => closing(),
-        })?;
+        match self.requests.try_send(Request { item, answer }) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(request)) => self.wait_in_line(request).await?,
+            Err(mpsc::error::TrySendError::Closed(_)) => return Err(closing()),
+        }
         match tokio::time::timeout(ANSWER_TIMEOUT, answered).await {
             Ok(answer) => answer.unwrap_or_else(|_| Err(closing())),
             Err(_) => Err(StoreError::Unavailable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))),
         }
+    }
+
+    async fn wait_in_line(&self, request: Request<C>) -> Result<(), StoreError> {
+        self.requests.send_timeout(request, WAIT_TIMEOUT).await.map_err(|error| match error {
+            mpsc::error::SendTimeoutError::Timeout(_) => StoreError::Unavailable("too many requests wait".to_owned()),
+            mpsc::error::SendTimeoutError::Closed(_) => closing(),
+        })
     }
 }
 
@@ -94,6 +101,10 @@ impl<C: Commit> Committer<C> {
             if first.answer.is_closed() {
                 continue;
             }
+            // One turn of the runtime: whoever is ready to ask comes along. Nobody is waited for, so
+            // it costs an idle service nothing, while a busy one would otherwise commit a few at a
+            // time as fast as it can, and have no time left to read requests.
+            tokio::task::yield_now().await;
             let mut bytes = C::weight(&first.item);
             let (mut items, mut answers) = (vec![first.item], vec![first.answer]);
             while items.len() < MOST_REQUESTS && bytes < MOST_BYTES {

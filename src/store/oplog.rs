@@ -1,11 +1,13 @@
 //! The verbs on the operation log.
 
+use std::sync::LazyLock;
+
 use sqlx::{ColumnIndex, Decode, PgPool, Row, SqlitePool, Type};
 
-use super::{Backend, Listing, Page, Store, StoreError, models::is_nowhere, on_each, value::Stamp};
+use super::{Backend, Listing, Page, Store, StoreError, models::is_nowhere, on_each, sqlite::Many, value::Stamp};
 use crate::{oplog::OpLog, task::TenantId};
 
-/// What a row is written to: `$1` to `$16`, for who changed it last is who made it.
+/// What a row is written to; who changed it last is who made it.
 macro_rules! insert {
     () => {
         "INSERT INTO asynch_op_log (tenant_id, creator, created_at, updater, updated_at, ip, user_agent, api_path, \
@@ -26,8 +28,7 @@ const INSERT_POSTGRES: &str = concat!(
      ORDER BY place"
 );
 
-const INSERT_SQLITE: &str =
-    concat!(insert!(), "VALUES ($1, $2, $3, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)");
+static INSERT_SQLITE: LazyLock<Many> = LazyLock::new(|| Many::new(insert!(), 18));
 
 /// The filter, bound to `$1` to `$5`.
 macro_rules! listed {
@@ -148,26 +149,30 @@ async fn insert_postgres(pool: &PgPool, rows: &[OpLog]) -> Result<(), StoreError
 
 async fn insert_sqlite(writer: &SqlitePool, rows: &[OpLog]) -> Result<(), StoreError> {
     let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
-    for row in rows {
-        sqlx::query(INSERT_SQLITE)
-            .bind(row.tenant.0)
-            .bind(&row.creator)
-            .bind(Stamp(row.created_at))
-            .bind(&row.ip)
-            .bind(&row.user_agent)
-            .bind(&row.api_path)
-            .bind(&row.http_method)
-            .bind(&row.biz_name)
-            .bind(&row.model_name)
-            .bind(&row.task_id)
-            .bind(&row.op_type)
-            .bind(i16::from(row.success))
-            .bind(&row.error_msg)
-            .bind(row.cost_ms)
-            .bind(&row.request_payload)
-            .bind(&row.response_payload)
-            .execute(&mut *transaction)
-            .await?;
+    for (statement, rows) in INSERT_SQLITE.pieces(rows) {
+        let mut insert = sqlx::query(statement);
+        for row in rows {
+            insert = insert
+                .bind(row.tenant.0)
+                .bind(&row.creator)
+                .bind(Stamp(row.created_at))
+                .bind(&row.creator)
+                .bind(Stamp(row.created_at))
+                .bind(&row.ip)
+                .bind(&row.user_agent)
+                .bind(&row.api_path)
+                .bind(&row.http_method)
+                .bind(&row.biz_name)
+                .bind(&row.model_name)
+                .bind(&row.task_id)
+                .bind(&row.op_type)
+                .bind(i16::from(row.success))
+                .bind(&row.error_msg)
+                .bind(row.cost_ms)
+                .bind(&row.request_payload)
+                .bind(&row.response_payload);
+        }
+        insert.execute(&mut *transaction).await?;
     }
     transaction.commit().await?;
     Ok(())

@@ -44,7 +44,7 @@ pub struct Submission<'a> {
     /// Reference to the input.
     pub input_ref: &'a str,
     /// Any JSON.
-    pub request_payload: Option<&'a RawValue>,
+    pub request_payload: Option<Box<RawValue>>,
     /// What storage `http` passes on.
     pub caller_headers: CallerHeaders,
     /// W3C trace context of the request.
@@ -57,8 +57,9 @@ impl Submission<'_> {
     /// # Errors
     /// The first field that breaks its rule.
     pub fn check(self, id: TaskId, caller: &Caller, model: &Model) -> Result<NewTask, FieldError> {
-        let payload = self.request_payload.map(RawValue::get).filter(|text| *text != "null");
-        if model.spec.http_method == HttpMethod::Get && payload.is_some_and(|text| !text.starts_with('{')) {
+        let payload = self.request_payload.filter(|json| json.get() != "null");
+        let is_object = |json: &RawValue| json.get().starts_with('{');
+        if model.spec.http_method == HttpMethod::Get && payload.as_deref().is_some_and(|json| !is_object(json)) {
             let message = "must be an object, because this model is called with GET";
             return Err(FieldError::new("requestPayload", message));
         }
@@ -69,7 +70,8 @@ impl Submission<'_> {
             model_name: model.spec.model_name.clone(),
             biz_name: text("bizName", self.biz_name, 0, MAX_BIZ_NAME)?,
             input_ref: text("inputRef", self.input_ref, 0, MAX_INPUT_REF)?,
-            request_payload: payload.map(str::to_owned),
+            // The text changes hands, however long it is.
+            request_payload: payload.map(|json| Box::<str>::from(json).into_string()),
             caller_headers: self.caller_headers,
             traceparent: valid_traceparent(self.traceparent).unwrap_or_default().to_owned(),
         })
@@ -145,7 +147,7 @@ mod tests {
     fn the_payload_is_kept_to_the_letter_and_null_is_none() {
         let json = payload(r#"{"b": 1.0,  "a": 1e2}"#);
         let check = |json: &RawValue| {
-            let submission = Submission { request_payload: Some(json), ..Submission::default() };
+            let submission = Submission { request_payload: Some(json.to_owned()), ..Submission::default() };
             submission.check(ID, &caller(), &model("POST")).unwrap().request_payload
         };
         assert_eq!(check(&json).as_deref(), Some(r#"{"b": 1.0,  "a": 1e2}"#));
@@ -155,7 +157,7 @@ mod tests {
     #[test]
     fn a_model_called_with_get_takes_objects_only() {
         let json = payload("[1]");
-        let submission = Submission { request_payload: Some(&json), ..Submission::default() };
+        let submission = Submission { request_payload: Some(json), ..Submission::default() };
         assert_eq!(submission.check(ID, &caller(), &model("GET")).unwrap_err().field, "requestPayload");
     }
 

@@ -1,10 +1,10 @@
 //! Inserting tasks within `queueLimit`.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::LazyLock};
 
 use sqlx::{SqliteConnection, SqlitePool};
 
-use super::{begin, now};
+use super::{Many, begin, now};
 use crate::{
     clock,
     secrets::Vault,
@@ -12,7 +12,7 @@ use crate::{
         StoreError,
         tasks::{
             Enqueued,
-            admission::{self, Gates, LaneMemory},
+            admission::{self, Demand, Gates, LaneMemory},
             rows::{read_gate, seal_headers},
         },
         value::Id,
@@ -37,10 +37,13 @@ const COUNT_LIVE: &str = "
             WHERE tenant_id = $2 AND model_id = $1 AND state = 0 AND due_at IS NOT NULL)
          + (SELECT count(*) FROM asynch_task WHERE model_id = $1 AND tenant_id = $2 AND state = 1)";
 
-const INSERT: &str = "
-    INSERT INTO asynch_task (tenant_id, task_id, model_id, creator, updater, model_name, biz_name, input_ref,
-                             request_payload, caller_headers, traceparent, created_at, updated_at, enqueue_at)
-    VALUES ($1, $2, $3, $4, $4, $5, $6, $7, $8, $9, $10, $11, $11, $11)";
+static INSERT: LazyLock<Many> = LazyLock::new(|| {
+    Many::new(
+        "INSERT INTO asynch_task (tenant_id, task_id, model_id, creator, updater, model_name, biz_name, input_ref,
+                                  request_payload, caller_headers, traceparent, created_at, updated_at, enqueue_at)",
+        14,
+    )
+});
 
 const CLOSE: &str = "
     UPDATE asynch_lane_in SET entered = $3, counted_entered = $4, counted_live = $5
@@ -58,19 +61,19 @@ pub(in crate::store) async fn enqueue(
     let mut transaction = begin(writer).await?;
     make_lanes(&mut transaction, &memory.unknown(&lanes)).await?;
     let mut gates = read(&mut transaction, &lanes).await?;
-    for lane in admission::crowded(&gates, tasks) {
+    for lane in admission::crowded(&gates, &lanes) {
         recount(&mut transaction, memory, &mut gates, lane).await?;
     }
     let verdicts = admission::admit(&mut gates, tasks);
+    let is_admitted = |(task, verdict): (_, &Enqueued)| (*verdict == Enqueued::Accepted).then_some(task);
+    let admitted: Vec<&NewTask> = tasks.iter().zip(&verdicts).filter_map(is_admitted).collect();
     let now = now();
-    for (task, verdict) in tasks.iter().zip(&verdicts) {
-        if *verdict == Enqueued::Accepted {
-            insert(&mut transaction, vault, task, now).await?;
-        }
+    for (statement, tasks) in INSERT.pieces(&admitted) {
+        insert(&mut transaction, statement, vault, tasks, now).await?;
     }
     close(&mut transaction, &gates).await?;
     transaction.commit().await?;
-    memory.learn(lanes);
+    memory.learn(lanes.into_keys());
     Ok(verdicts)
 }
 
@@ -83,9 +86,9 @@ async fn make_lanes(connection: &mut SqliteConnection, lanes: &BTreeSet<Lane>) -
     Ok(())
 }
 
-async fn read(connection: &mut SqliteConnection, lanes: &BTreeSet<Lane>) -> Result<Gates, StoreError> {
+async fn read(connection: &mut SqliteConnection, lanes: &Demand) -> Result<Gates, StoreError> {
     let mut gates = Gates::new();
-    for lane in lanes {
+    for lane in lanes.keys() {
         let row = sqlx::query(READ).bind(lane.model.0).bind(lane.tenant.0).fetch_optional(&mut *connection).await?;
         let Some(row) = row else { continue };
         gates.insert(*lane, read_gate(&row)?);
@@ -107,21 +110,32 @@ async fn recount(
     Ok(())
 }
 
-async fn insert(connection: &mut SqliteConnection, vault: &Vault, task: &NewTask, now: i64) -> Result<(), StoreError> {
-    sqlx::query(INSERT)
-        .bind(task.key.tenant.0)
-        .bind(Id(task.key.id.0))
-        .bind(task.lane.model.0)
-        .bind(&task.creator)
-        .bind(&task.model_name)
-        .bind(&task.biz_name)
-        .bind(&task.input_ref)
-        .bind(&task.request_payload)
-        .bind(seal_headers(&task.caller_headers, vault)?)
-        .bind(&task.traceparent)
-        .bind(now)
-        .execute(connection)
-        .await?;
+async fn insert(
+    connection: &mut SqliteConnection,
+    statement: &'static str,
+    vault: &Vault,
+    tasks: &[&NewTask],
+    now: i64,
+) -> Result<(), StoreError> {
+    let mut insert = sqlx::query(statement);
+    for task in tasks {
+        insert = insert
+            .bind(task.key.tenant.0)
+            .bind(Id(task.key.id.0))
+            .bind(task.lane.model.0)
+            .bind(&task.creator)
+            .bind(&task.creator)
+            .bind(&task.model_name)
+            .bind(&task.biz_name)
+            .bind(&task.input_ref)
+            .bind(&task.request_payload)
+            .bind(seal_headers(&task.caller_headers, vault)?)
+            .bind(&task.traceparent)
+            .bind(now)
+            .bind(now)
+            .bind(now);
+    }
+    insert.execute(connection).await?;
     Ok(())
 }
 

@@ -78,17 +78,20 @@ impl Gate {
     }
 }
 
-/// The lanes of a batch, in the order in which they are locked.
-pub(in crate::store) fn lanes_of(tasks: &[NewTask]) -> BTreeSet<Lane> {
-    tasks.iter().map(|task| task.lane).collect()
-}
+/// The lanes of a batch, in the order in which they are locked, and how many tasks want into each.
+pub(in crate::store) type Demand = BTreeMap<Lane, i64>;
 
-/// The lanes whose gate may be too narrow for what wants in, because tasks left since the count.
-pub(in crate::store) fn crowded(gates: &Gates, tasks: &[NewTask]) -> Vec<Lane> {
-    let mut demand: BTreeMap<Lane, i64> = BTreeMap::new();
+/// What a batch wants.
+pub(in crate::store) fn lanes_of(tasks: &[NewTask]) -> Demand {
+    let mut demand = Demand::new();
     for task in tasks {
         *demand.entry(task.lane).or_default() += 1;
     }
+    demand
+}
+
+/// The lanes whose gate may be too narrow for what wants in, because tasks left since the count.
+pub(in crate::store) fn crowded(gates: &Gates, demand: &Demand) -> Vec<Lane> {
     let crowded = |(lane, gate): (&Lane, &Gate)| {
         let wanted = demand.get(lane).copied().unwrap_or_default();
         (gate.enabled && !gate.deleted && gate.room() < wanted).then_some(*lane)
@@ -106,6 +109,8 @@ pub(in crate::store) fn admit(gates: &mut Gates, tasks: &[NewTask]) -> Vec<Enque
 pub(in crate::store) struct LaneMemory {
     known: HashSet<Lane>,
     counted: HashMap<Lane, Counted>,
+    /// Those that had no room in the last batch that was counted in.
+    full: HashSet<Lane>,
 }
 
 /// An expensive count.
@@ -117,16 +122,28 @@ struct Counted {
 
 impl LaneMemory {
     /// The lanes whose rows may be missing.
-    pub(in crate::store) fn unknown(&self, lanes: &BTreeSet<Lane>) -> BTreeSet<Lane> {
-        lanes.iter().filter(|lane| !self.known.contains(lane)).copied().collect()
+    pub(in crate::store) fn unknown(&self, lanes: &Demand) -> BTreeSet<Lane> {
+        lanes.keys().filter(|lane| !self.known.contains(lane)).copied().collect()
     }
 
     /// The rows of these lanes exist.
-    pub(in crate::store) fn learn(&mut self, lanes: BTreeSet<Lane>) {
+    pub(in crate::store) fn learn(&mut self, lanes: impl IntoIterator<Item = Lane>) {
         if self.known.len() >= MOST_KNOWN {
             self.known.clear();
         }
         self.known.extend(lanes);
+    }
+
+    /// Whether one of these lanes was full lately: it has to be counted in again.
+    pub(in crate::store) fn was_full(&self, lanes: &Demand) -> bool {
+        self.full.iter().any(|lane| lanes.contains_key(lane))
+    }
+
+    /// A batch was counted in, with those verdicts.
+    pub(in crate::store) fn learn_full(&mut self, tasks: &[NewTask], verdicts: &[Enqueued]) {
+        let is_full = |verdict: &Enqueued| matches!(verdict, Enqueued::QueueFull { .. });
+        self.full =
+            tasks.iter().zip(verdicts).filter(|(_, verdict)| is_full(verdict)).map(|(task, _)| task.lane).collect();
     }
 
     /// Whether the lane may be counted (again) at `now`.
@@ -191,8 +208,8 @@ mod tests {
     #[test]
     fn a_count_makes_room_for_what_left() {
         let mut gates = Gates::from([(LANE, gate(7))]);
-        assert_eq!(crowded(&gates, &tasks(3)), [LANE]);
-        assert!(crowded(&gates, &tasks(2)).is_empty());
+        assert_eq!(crowded(&gates, &lanes_of(&tasks(3))), [LANE]);
+        assert!(crowded(&gates, &lanes_of(&tasks(2))).is_empty());
         gates.get_mut(&LANE).unwrap().recounted(0);
         assert_eq!(accepted(&admit(&mut gates, &tasks(9))), 7);
         assert_eq!(gates[&LANE].room(), 0);
@@ -201,7 +218,7 @@ mod tests {
     #[test]
     fn no_limit_is_never_counted() {
         let mut gates = Gates::from([(LANE, gate(0))]);
-        assert!(crowded(&gates, &tasks(100)).is_empty());
+        assert!(crowded(&gates, &lanes_of(&tasks(100))).is_empty());
         assert_eq!(accepted(&admit(&mut gates, &tasks(100))), 100);
     }
 
@@ -212,10 +229,21 @@ mod tests {
             (Gate { deleted: true, ..gate(1) }, Enqueued::ModelGone),
         ] {
             let mut gates = Gates::from([(LANE, closed)]);
-            assert!(crowded(&gates, &tasks(1)).is_empty());
+            assert!(crowded(&gates, &lanes_of(&tasks(1))).is_empty());
             assert_eq!(admit(&mut gates, &tasks(1)), [verdict]);
         }
         assert_eq!(admit(&mut Gates::new(), &tasks(1)), [Enqueued::ModelGone]);
+    }
+
+    #[test]
+    fn a_lane_is_remembered_as_full_until_it_is_counted_in_again() {
+        let mut memory = LaneMemory::default();
+        let demand = lanes_of(&tasks(1));
+        assert!(!memory.was_full(&demand));
+        memory.learn_full(&tasks(2), &[Enqueued::Accepted, Enqueued::QueueFull { limit: 7 }]);
+        assert!(memory.was_full(&demand));
+        memory.learn_full(&tasks(1), &[Enqueued::Accepted]);
+        assert!(!memory.was_full(&demand));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What the two committers of a node write: new tasks and transitions.
 
+use sqlx::SqlitePool;
+
 use super::{Enqueued, admission::LaneMemory, tally::Outcome};
 use crate::{
     secrets::Vault,
@@ -15,9 +17,15 @@ const ROW_BYTES: usize = 512;
 
 /// Puts new tasks in their lanes.
 pub(in crate::store) struct Enqueuer {
-    pub(in crate::store) backend: Backend,
+    pub(in crate::store) entrance: Entrance,
     pub(in crate::store) vault: Vault,
     pub(in crate::store) lanes: LaneMemory,
+}
+
+/// Where tasks come in.
+pub(in crate::store) enum Entrance {
+    Postgres(Box<postgres::Intake>),
+    Sqlite(SqlitePool),
 }
 
 /// Applies transitions.
@@ -36,9 +44,9 @@ impl Commit for Enqueuer {
     }
 
     async fn commit(&mut self, batch: &[NewTask]) -> Result<Vec<Enqueued>, StoreError> {
-        match &self.backend {
-            Backend::Postgres { pool, .. } => postgres::enqueue(pool, &self.vault, &mut self.lanes, batch).await,
-            Backend::Sqlite { writer, .. } => sqlite::enqueue(writer, &self.vault, &mut self.lanes, batch).await,
+        match &mut self.entrance {
+            Entrance::Postgres(intake) => intake.enqueue(&self.vault, &mut self.lanes, batch).await,
+            Entrance::Sqlite(writer) => sqlite::enqueue(writer, &self.vault, &mut self.lanes, batch).await,
         }
     }
 }
