@@ -10,7 +10,7 @@
 //!
 //! ```text
 //! cli ─▶ app ─▶ { api, worker, cleaner }
-//!                  ─▶ { catalog, oplog, store, permits, wake, storage, spool, periodic }
+//!                  ─▶ { catalog, oplog, store, permits, wake, storage, spool, periodic, trips }
 //!                       ─▶ { task, model, caller, stats, config, secrets, clock }
 //! ```
 //!
@@ -59,6 +59,7 @@ pub mod permits;
 pub mod spool;
 pub mod storage;
 pub mod store;
+mod trips;
 pub mod wake;
 
 pub mod caller;

@@ -148,6 +148,7 @@ impl Worker {
     /// Where no HTTP client can be made on this machine.
     pub fn new(parts: Parts, config: &Config) -> anyhow::Result<Worker> {
         let (sender, room) = mpsc::unbounded_channel();
+        let upload_gate = run::upload_gate(&parts.storage);
         let shared = Shared {
             store: parts.store,
             storage: parts.storage,
@@ -156,7 +157,7 @@ impl Worker {
             client: call::client()?,
             max_result_bytes: config.worker.max_result_bytes,
             upload_for: config.oss.retry_for,
-            upload_gate: run::upload_gate(),
+            upload_gate,
             stat_zone: config.stat_zone,
             slots: Slots::new(sender),
         };

@@ -18,6 +18,7 @@ use crate::{
     model::Model,
     spool::Parked,
     stats::CallCount,
+    storage::Storage,
     store::tasks::Adopted,
     task::{
         Failure, Running,
@@ -63,7 +64,7 @@ impl Run {
 
     /// Calls the model and sees the task through. The slot is free as soon as the answer is parked.
     pub(super) async fn begin(mut self, slot: Slot) {
-        info!("calling the model");
+        debug!("calling the model");
         let client = &self.shared.client;
         let call = call::call(client, &self.shared.spool, &self.task, &self.model, self.shared.max_result_bytes);
         let called = tokio::select! {
@@ -89,8 +90,8 @@ impl Run {
     }
 
     /// Uploads a parked result and sees the task through.
-    pub(super) async fn resume(mut self, parked: Parked) {
-        match upload::upload(&mut self, &parked).await {
+    pub(super) async fn resume(mut self, mut parked: Parked) {
+        match upload::upload(&mut self, &mut parked).await {
             Uploaded::Stored(stored) => self.finish(&parked, stored).await,
             Uploaded::FileGone(error) => {
                 warn!(error, "the parked result is gone, the model will be called again");
@@ -211,8 +212,7 @@ impl Run {
     }
 }
 
-/// Uploads of this node that run at once, so that a storage outage does not end in thousands of
-/// connections when it is over.
-pub(super) fn upload_gate() -> Semaphore {
-    Semaphore::new(64)
+/// Uploads of this node that run at once: so many as the storage takes well.
+pub(super) fn upload_gate(storage: &Storage) -> Semaphore {
+    Semaphore::new(storage.most_at_once())
 }

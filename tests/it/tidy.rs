@@ -78,7 +78,7 @@ fn arrows_point_down() {
         &["cli", "logging"],
         &["app"],
         &["api", "worker", "cleaner"],
-        &["catalog", "oplog", "store", "permits", "wake", "storage", "spool", "periodic"],
+        &["catalog", "oplog", "store", "permits", "wake", "storage", "spool", "periodic", "trips"],
         &["task", "model", "caller", "stats", "config", "secrets", "clock"],
     ];
     let layer = |module: &str| layers.iter().position(|layer| layer.contains(&module));
