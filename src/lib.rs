@@ -10,7 +10,7 @@
 //!
 //! ```text
 //! cli ─▶ app ─▶ { api, worker, cleaner }
-//!                  ─▶ { catalog, oplog, store, permits, wake, watch, storage, spool, periodic }
+//!                  ─▶ { catalog, oplog, store, permits, wake, watch, storage, spool, trips, periodic }
 //!                       ─▶ { task, model, caller, token, jwt, stats, config, secrets, egress, clock, faults }
 //! ```
 //!
@@ -62,6 +62,7 @@ pub mod permits;
 pub mod spool;
 pub mod storage;
 pub mod store;
+mod trips;
 pub mod wake;
 pub mod watch;
 

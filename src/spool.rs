@@ -6,11 +6,23 @@
 //! upload. Every process has a folder of its own below `worker.tmpDir`, with a lock that the
 //! kernel drops when the process dies: a folder whose lock is free belongs to nobody, and its
 //! results can be adopted.
+//!
+//! Small results of quick calls share a file until their upload has failed; see `slots`. What is
+//! said here goes for them too.
+//!
+//! # What survives what
+//!
+//! A parked result survives the death of its process, since what is written is the kernel's: the
+//! next process adopts it. Of a power failure it is only kept safe where its call took a second or
+//! more: a cheaper call is cheaper to repeat than to sync for, and a checksum tells a torn result.
+//! The point from which a result may not be lost any more is its place in storage, which is synced
+//! before the task reaches state 2.
 
 pub mod file_type;
 pub mod gauge;
 mod manifest;
 mod reader;
+mod slots;
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -23,10 +35,12 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use tracing::{info, warn};
 use uuid::Uuid;
 
 pub use self::reader::{ReadError, Reader};
+use self::slots::{Slot, Slots};
 use crate::{
     clock,
     faults::{self, Point},
@@ -61,6 +75,8 @@ struct Inner {
     folder: PathBuf,
     /// Open, and so locked, until the process ends.
     _lock: File,
+    /// For the small results in it.
+    slots: Slots,
     /// The last round of taking over left a folder behind, which is logged when it begins.
     stuck: AtomicBool,
 }
@@ -95,7 +111,7 @@ struct PartFile {
 /// A whole result on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parked {
-    /// Where it lies.
+    /// Where it lies, or will lie when it gets a file of its own.
     pub path: PathBuf,
     /// Whose it is.
     pub key: TaskKey,
@@ -111,6 +127,8 @@ pub struct Parked {
     pub call_time: Duration,
     /// Random part of the object's key, the same at every try of the upload.
     pub token: String,
+    /// The slot that it lies in instead of a file of its own.
+    pub(crate) slot: Option<Slot>,
 }
 
 impl Spool {
@@ -129,7 +147,13 @@ impl Spool {
         let lock = try_lock(&unlocked)?.ok_or_else(|| io::Error::other("the new spool folder is locked already"))?;
         fs::rename(&unlocked, &folder)?;
         Ok(Spool {
-            inner: Arc::new(Inner { root: dir.to_owned(), folder, _lock: lock, stuck: AtomicBool::new(false) }),
+            inner: Arc::new(Inner {
+                root: dir.to_owned(),
+                slots: Slots::new(&folder),
+                folder,
+                _lock: lock,
+                stuck: AtomicBool::new(false),
+            }),
         })
     }
 
@@ -152,13 +176,31 @@ impl Spool {
     /// # Errors
     /// Where the file is there and cannot be deleted.
     pub async fn remove(&self, parked: &Parked) -> io::Result<()> {
+        if let Some(slot) = &parked.slot {
+            return self.inner.slots.release(slot).await;
+        }
         match tokio::fs::remove_file(&parked.path).await {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result,
         }
     }
 
-    /// How long ago a result was parked, restarts included; nothing where its file is gone.
+    /// Gives a result a file of its own, for one that has to wait: it leaves its slot and, with the
+    /// last clone, its place in memory.
+    ///
+    /// # Errors
+    /// Where the disk is full or fails; the result stays where it is.
+    pub async fn settle(&self, parked: &mut Parked) -> io::Result<()> {
+        let Some(slot) = parked.slot.clone() else { return Ok(()) };
+        let (folder, target) = (self.inner.folder.clone(), parked.path.clone());
+        let content = slot.content().clone();
+        blocking(move || write_whole(&folder, &target, &content)).await?;
+        parked.slot = None;
+        self.inner.slots.release(&slot).await
+    }
+
+    /// How long ago a result was parked, restarts included; nothing where it has no file, not yet or
+    /// not any more.
     pub async fn age(&self, parked: &Parked) -> Duration {
         let parked_at = tokio::fs::metadata(&parked.path).await.and_then(|file| file.modified());
         parked_at.map(clock::since).unwrap_or_default()
@@ -169,10 +211,13 @@ impl Spool {
     /// # Errors
     /// Where the folder cannot be read.
     pub async fn own(&self) -> io::Result<Vec<Parked>> {
-        let folder = self.inner.folder.clone();
+        let inner = Arc::clone(&self.inner);
         blocking(move || {
             let mut results = Vec::new();
-            for entry in fs::read_dir(folder)? {
+            inner
+                .slots
+                .each_abandoned(|name, content| write_whole(&inner.folder, &inner.folder.join(name), content))?;
+            for entry in fs::read_dir(&inner.folder)? {
                 results.extend(manifest::read(&entry?.path()));
             }
             Ok(results)
@@ -226,7 +271,13 @@ impl Inner {
             if path.file_name().is_some_and(|name| name == LOCK) {
                 continue;
             }
-            if path.extension().is_some_and(|extension| extension == PART) {
+            if path.file_name().is_some_and(|name| name == slots::FILE) {
+                slots::read(&path, |parked, content| {
+                    taken.push(self.adopt_slot(parked, content)?);
+                    Ok(())
+                })?;
+                fs::remove_file(&path)?;
+            } else if path.extension().is_some_and(|extension| extension == PART) {
                 fs::remove_file(&path)?;
             } else if let Some(parked) = manifest::read(&path) {
                 taken.extend(self.adopt(parked)?);
@@ -240,6 +291,13 @@ impl Inner {
         // The lock file goes last: a folder without it would look like one that is being removed.
         fs::remove_file(folder.join(LOCK))?;
         fs::remove_dir(folder)
+    }
+
+    /// Makes a file in this process's folder of a result that lay in a slot.
+    fn adopt_slot(&self, found: Parked, content: &[u8]) -> io::Result<Parked> {
+        let path = self.folder.join(manifest::name(&found));
+        write_whole(&self.folder, &path, content)?;
+        Ok(Parked { path, ..found })
     }
 
     /// Moves a result into this process's folder, or deletes it if it is not what its name says.
@@ -261,7 +319,7 @@ impl Draft {
     ///
     /// # Errors
     /// Where the disk is full or fails; the draft cannot be finished after that.
-    pub async fn write(&mut self, bytes: bytes::Bytes) -> io::Result<()> {
+    pub async fn write(&mut self, bytes: Bytes) -> io::Result<()> {
         let wanted = file_type::HEAD.saturating_sub(self.head.len()).min(bytes.len());
         self.head.extend_from_slice(&bytes[..wanted]);
         self.checksum.update(&bytes);
@@ -276,7 +334,8 @@ impl Draft {
     }
 
     /// The whole result, under its final name. The file type comes from the first bytes, then from
-    /// `content_type`. Synced to disk where the call took long enough to be worth it.
+    /// `content_type`. Synced to disk where the call took long enough to be worth it; in a slot
+    /// where it is small and did not.
     ///
     /// # Errors
     /// Where the disk is full or fails.
@@ -292,8 +351,18 @@ impl Draft {
             crc: checksum.finalize(),
             call_time: Duration::from_millis(u64::try_from(call_time.as_millis()).unwrap_or(u64::MAX)),
             token: clock::token(),
+            slot: None,
         };
-        parked.path = folder.join(manifest::name(&parked));
+        let name = manifest::name(&parked);
+        parked.path = folder.join(&name);
+        let buffer = Bytes::from(buffer);
+        if matches!(disk, Disk::Nothing)
+            && call_time < WORTH_SYNCING
+            && let Some(slot) = spool.inner.slots.take(&name, &buffer)
+        {
+            parked.slot = Some(spool.inner.slots.park(slot).await?);
+            return Ok(parked);
+        }
         let target = parked.path.clone();
         // One trip: for a small result this is all the disk ever sees of it.
         let mut part = blocking(move || {
@@ -364,6 +433,19 @@ impl Drop for PartFile {
 }
 
 impl Parked {
+    /// The file that it lies in, which may hold others too.
+    pub fn lies_in(&self) -> PathBuf {
+        match self.slot {
+            Some(_) => self.path.with_file_name(slots::FILE),
+            None => self.path.clone(),
+        }
+    }
+
+    /// All of it, where it is small enough to be in memory still.
+    pub fn in_memory(&self) -> Option<&Bytes> {
+        self.slot.as_ref().map(Slot::content)
+    }
+
     /// Opens it for reading.
     ///
     /// # Errors
@@ -371,6 +453,15 @@ impl Parked {
     pub async fn open(&self) -> Result<Reader, ReadError> {
         Reader::open(self).await
     }
+}
+
+/// Makes a result's file in one go. It appears under its name when it is whole.
+fn write_whole(folder: &Path, target: &Path, content: &[u8]) -> io::Result<()> {
+    let mut part = PartFile::create(folder)?;
+    part.file.write_all(content)?;
+    fs::rename(&part.path, target)?;
+    part.kept = true;
+    Ok(())
 }
 
 /// Locks a process's folder; `None` where its process lives.

@@ -20,6 +20,12 @@ use crate::{
 /// Longest wait for a sign of life.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Results on their way into a folder at once: two batches, one that waits while one is synced.
+const MOST_INTO_FOLDER: usize = 1024;
+
+/// Uploads to a service at once.
+const MOST_OVER_NETWORK: usize = 64;
+
 /// Most of a foreign answer that goes into an error message, in characters.
 const MAX_EXCERPT: usize = 200;
 
@@ -86,6 +92,16 @@ impl Storage {
             file_type: parked.file_type.clone(),
             file_size: parked.size,
         })
+    }
+
+    /// How many results may be on their way there at once. A folder takes as many as come, since it
+    /// places them in batches. Over the network there are few enough that the end of an outage is
+    /// no flood of connections.
+    pub fn most_at_once(&self) -> usize {
+        match self {
+            Storage::Fs(_) => MOST_INTO_FOLDER,
+            Storage::S3(_) | Storage::Http(_) => MOST_OVER_NETWORK,
+        }
     }
 
     /// Deletes an object. One that is not there is fine; storage `http` cannot delete and says so.
@@ -210,6 +226,7 @@ mod tests {
             crc: 0,
             call_time: Duration::ZERO,
             token: "00112233445566778899aabbccddeeff".into(),
+            slot: None,
         }
     }
 

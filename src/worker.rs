@@ -166,6 +166,7 @@ impl Worker {
     pub fn new(parts: Parts, config: &Config) -> anyhow::Result<Worker> {
         let (sender, room) = mpsc::unbounded_channel();
         let limits = Limits { most_bytes: config.worker.spool_max_bytes, min_free: config.worker.spool_min_free_bytes };
+        let upload_gate = run::upload_gate(&parts.storage);
         let shared = Shared {
             gauge: Gauge::new(&parts.spool, limits),
             max_lost: config.worker.max_lost_attempts,
@@ -176,7 +177,7 @@ impl Worker {
             client: ModelClient::new(&config.egress)?,
             max_result_bytes: config.worker.max_result_bytes,
             upload_for: config.oss.retry_for,
-            upload_gate: run::upload_gate(),
+            upload_gate,
             stat_zone: config.stat_zone,
             slots: Slots::new(sender),
         };

@@ -14,7 +14,7 @@ const TOKEN_LENGTH: usize = 32;
 
 /// The file name that says everything about `parked` (but for its path).
 pub(super) fn name(parked: &Parked) -> String {
-    let Parked { path: _, key, attempt, file_type, size, crc, call_time, token } = parked;
+    let Parked { path: _, slot: _, key, attempt, file_type, size, crc, call_time, token } = parked;
     let TaskKey { tenant, id } = key;
     let millis = call_time.as_millis();
     format!("{tenant}_{id}_{attempt}_{file_type}_{size}_{crc:08x}_{millis}_{token}")
@@ -34,6 +34,7 @@ pub(super) fn read(path: &Path) -> Option<Parked> {
         crc: u32::from_str_radix(part()?, 16).ok()?,
         call_time: Duration::from_millis(part()?.parse().ok()?),
         token: part().filter(|token| is_token(token))?.to_owned(),
+        slot: None,
     };
     // Also refuses more parts, signs, leading zeros and other spellings of the same values.
     (name(&parked) == file_name).then_some(parked)

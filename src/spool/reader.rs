@@ -14,10 +14,13 @@ use crate::faults::{self, Point};
 
 /// Reads a parked result once, from beginning to end.
 pub struct Reader {
-    file: Arc<File>,
+    source: Source,
     left: u64,
-    expected: u32,
-    checksum: crc32fast::Hasher,
+}
+
+enum Source {
+    Memory(Bytes),
+    File { file: Arc<File>, expected: u32, checksum: crc32fast::Hasher },
 }
 
 /// Why a parked result cannot be read.
@@ -33,6 +36,9 @@ pub enum ReadError {
 
 impl Reader {
     pub(super) async fn open(parked: &Parked) -> Result<Reader, ReadError> {
+        if let Some(content) = parked.in_memory() {
+            return Ok(Reader { source: Source::Memory(content.clone()), left: parked.size });
+        }
         let path = parked.path.clone();
         let opened = blocking(move || {
             let file = File::open(path)?;
@@ -46,7 +52,8 @@ impl Reader {
         if size != parked.size {
             return Err(ReadError::Gone("its size is wrong"));
         }
-        Ok(Reader { file: Arc::new(file), left: size, expected: parked.crc, checksum: crc32fast::Hasher::new() })
+        let checksum = crc32fast::Hasher::new();
+        Ok(Reader { source: Source::File { file: Arc::new(file), expected: parked.crc, checksum }, left: size })
     }
 
     /// The next `length` bytes, or fewer at the end; `None` after it. The last piece is only handed
@@ -59,20 +66,24 @@ impl Reader {
             return Ok(None);
         }
         let wanted = usize::try_from(self.left).unwrap_or(usize::MAX).min(length);
-        let (file, mut checksum) = (Arc::clone(&self.file), self.checksum.clone());
-        let (piece, checksum) = blocking(move || {
+        self.left -= wanted as u64;
+        let (file, expected, checksum) = match &mut self.source {
+            Source::Memory(content) => return Ok(Some(content.split_to(wanted))),
+            Source::File { file, expected, checksum } => (Arc::clone(file), *expected, checksum),
+        };
+        let mut so_far = checksum.clone();
+        let (piece, so_far) = blocking(move || {
             let mut piece = Vec::with_capacity(wanted);
             file.as_ref().take(wanted as u64).read_to_end(&mut piece)?;
-            checksum.update(&piece);
-            Ok((piece, checksum))
+            so_far.update(&piece);
+            Ok((piece, so_far))
         })
         .await?;
         if piece.len() < wanted {
             return Err(ReadError::Gone("it ends early"));
         }
-        self.left -= wanted as u64;
-        self.checksum = checksum;
-        if self.left == 0 && self.checksum.clone().finalize() != self.expected {
+        *checksum = so_far;
+        if self.left == 0 && checksum.clone().finalize() != expected {
             return Err(ReadError::Gone("its checksum is wrong"));
         }
         Ok(Some(piece.into()))

@@ -1,22 +1,35 @@
 //! Files in a folder, served by the service itself below `/file/`.
+//!
+//! A result is durable when [`FsStorage::put`] returns: file, folder and the folders above are
+//! synced before its task reaches state 2. Small results that come together are written by one
+//! thread and synced together; see `batch_sync`.
+
+mod batch_sync;
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, OpenOptions},
-    io,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::task::spawn_blocking;
 use url::Url;
 
+use self::batch_sync::{BatchSync, WORTH_ONE_SYNC};
 use super::{PING_TIMEOUT, Placed, StorageError, base, by, checked_key, deadline, object_key};
 use crate::{
     clock,
     faults::{self, Point},
     spool::{Parked, ReadError},
+    trips::{Errand, Trips},
 };
+
+/// Small results placed and synced in one trip.
+const MOST_AT_ONCE: usize = 512;
 
 /// See the module.
 #[derive(Clone)]
@@ -24,13 +37,15 @@ pub struct FsStorage {
     folder: Arc<Path>,
     public_url: Arc<str>,
     timeout: Duration,
+    small: Trips<Placer>,
 }
 
 impl FsStorage {
     pub(super) fn open(folder: &Path, public_url: &Url, timeout: Duration) -> Result<FsStorage, String> {
         fs::create_dir_all(folder)
             .map_err(|error| format!("oss.path: cannot make the folder {}: {error}", folder.display()))?;
-        Ok(FsStorage { folder: folder.into(), public_url: base(public_url).into(), timeout })
+        let small = Trips::new(Placer { sync: BatchSync::of(folder) }, MOST_AT_ONCE);
+        Ok(FsStorage { folder: folder.into(), public_url: base(public_url).into(), timeout, small })
     }
 
     /// Where the files lie; a key is a path below it.
@@ -42,9 +57,21 @@ impl FsStorage {
     /// as the file system keeps the promise of `fsync`.
     pub(super) async fn put(&self, parked: &Parked) -> Result<Placed, StorageError> {
         let key = object_key(parked);
-        let placing = Placing { root: Arc::clone(&self.folder), parked: parked.path.clone(), size: parked.size };
-        let target = self.folder.join(&key);
-        by(deadline(self.timeout), blocking(move || placing.run(&target))).await?;
+        let placing = Placing {
+            root: Arc::clone(&self.folder),
+            parked: parked.path.clone(),
+            content: parked.in_memory().cloned(),
+            size: parked.size,
+            target: self.folder.join(&key),
+        };
+        let placed = async {
+            match placing.content {
+                Some(_) => self.small.send(placing).await.map_err(|_| stopped())?,
+                // A large one takes its time, which the small ones need not wait for.
+                None => blocking(move || sync_each(vec![placing.place()]).into_iter().collect()).await,
+            }
+        };
+        by(deadline(self.timeout), placed).await?;
         Ok(Placed { url: format!("{}/file/{key}", self.public_url), key })
     }
 
@@ -72,25 +99,98 @@ impl FsStorage {
 struct Placing {
     root: Arc<Path>,
     parked: PathBuf,
+    /// A small result, which has no file in the spool.
+    content: Option<Bytes>,
     size: u64,
+    target: PathBuf,
+}
+
+/// A file in its place that power failure may still take away.
+struct Unsynced {
+    file: File,
+    /// The folder that it lies in and those above it.
+    folders: Vec<PathBuf>,
+}
+
+/// Places small results, and syncs them together.
+struct Placer {
+    sync: BatchSync,
+}
+
+impl Errand for Placer {
+    type Item = Placing;
+    type Answer = Result<(), StorageError>;
+
+    fn run(&self, batch: Vec<Placing>) -> Vec<Result<(), StorageError>> {
+        let placed: Vec<_> = batch.iter().map(Placing::place).collect();
+        if placed.len() >= WORTH_ONE_SYNC && self.sync.all() {
+            return placed.into_iter().map(|placed| placed.map(drop)).collect();
+        }
+        sync_each(placed)
+    }
+}
+
+/// Syncs file by file, then every folder once.
+fn sync_each(placed: Vec<Result<Unsynced, StorageError>>) -> Vec<Result<(), StorageError>> {
+    let mut folders = BTreeSet::new();
+    let mut files = Vec::with_capacity(placed.len());
+    for placed in placed {
+        files.push(placed.and_then(|placed| {
+            folders.extend(placed.folders);
+            placed.file.sync_all().map_err(|error| failed("sync the file", &error))
+        }));
+    }
+    // On folders that have not changed this costs next to nothing.
+    let synced =
+        folders.iter().try_for_each(|folder| sync_folder(folder)).map_err(|error| failed("sync a folder", &error));
+    files.into_iter().map(|file| file.and_then(|()| synced.clone())).collect()
 }
 
 impl Placing {
-    fn run(&self, target: &Path) -> Result<(), StorageError> {
+    /// Synced by the caller in any case, also where an earlier try has placed the file: it may
+    /// have died before it came to that.
+    fn place(&self) -> Result<Unsynced, StorageError> {
+        let file = match &self.content {
+            Some(content) => self.write(content)?,
+            None => self.link_or_copy()?,
+        };
+        let folders = self.target.ancestors().skip(1).take_while(|folder| folder.starts_with(&self.root));
+        Ok(Unsynced { file, folders: folders.map(Path::to_owned).collect() })
+    }
+
+    /// Writes it under its final name, which nobody knows before it is whole.
+    fn write(&self, content: &[u8]) -> Result<File, StorageError> {
+        let create = || OpenOptions::new().write(true).create_new(true).open(&self.target);
+        let created = match create() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.make_folders()?;
+                create()
+            }
+            // An earlier try of this same result.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                OpenOptions::new().write(true).truncate(true).open(&self.target)
+            }
+            created => created,
+        };
+        faults::pass(Point::HalfUpload);
+        created
+            .and_then(|mut file| file.write_all(content).map(|()| file))
+            .map_err(|error| failed("write the file", &error))
+    }
+
+    fn link_or_copy(&self) -> Result<File, StorageError> {
         if fs::metadata(&self.parked).map_err(|error| self.unreadable(error))?.len() != self.size {
             return Err(ReadError::Gone("its size is wrong").into());
         }
-        let folders: Vec<&Path> =
-            target.ancestors().skip(1).take_while(|folder| folder.starts_with(&self.root)).collect();
-        if let Some(folder) = folders.first() {
-            fs::create_dir_all(folder).map_err(|error| failed("make a folder", &error))?;
-        }
-        self.link(target)?;
+        self.make_folders()?;
+        self.link(&self.target)?;
         faults::pass(Point::HalfUpload);
-        // Synced in any case, also where an earlier try has placed the file: it may have died
-        // before it came to this. On folders that have not changed this costs next to nothing.
-        File::open(target).and_then(|file| file.sync_all()).map_err(|error| failed("sync the file", &error))?;
-        folders.iter().try_for_each(|folder| sync_folder(folder)).map_err(|error| failed("sync a folder", &error))
+        File::open(&self.target).map_err(|error| failed("sync the file", &error))
+    }
+
+    fn make_folders(&self) -> Result<(), StorageError> {
+        let folder = self.target.parent().unwrap_or(&self.root);
+        fs::create_dir_all(folder).map_err(|error| failed("make a folder", &error))
     }
 
     /// Gives the file its second name, or copies it where names cannot be shared.
@@ -155,5 +255,9 @@ fn failed(what: &str, error: &io::Error) -> StorageError {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
 ) -> Result<T, StorageError> {
-    spawn_blocking(work).await.unwrap_or_else(|_| Err(StorageError::new("storage was stopped")))
+    spawn_blocking(work).await.unwrap_or_else(|_| Err(stopped()))
+}
+
+fn stopped() -> StorageError {
+    StorageError::new("storage was stopped")
 }

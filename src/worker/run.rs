@@ -19,6 +19,7 @@ use crate::{
     model::Model,
     spool::Parked,
     stats::CallCount,
+    storage::Storage,
     store::tasks::Adopted,
     task::{
         Failure, FailureKind, Running,
@@ -64,7 +65,7 @@ impl Run {
 
     /// Calls the model and sees the task through. The slot is free as soon as the answer is parked.
     pub(super) async fn begin(mut self, slot: Slot) {
-        info!("calling the model");
+        debug!("calling the model");
         let client = &self.shared.client;
         let call = call::call(client, &self.shared.spool, &self.task, &self.model, self.shared.max_result_bytes);
         let called = tokio::select! {
@@ -90,9 +91,9 @@ impl Run {
     }
 
     /// Uploads a parked result and sees the task through.
-    pub(super) async fn resume(mut self, parked: Parked) {
+    pub(super) async fn resume(mut self, mut parked: Parked) {
         faults::pass(Point::AfterPark);
-        match upload::upload(&mut self, &parked).await {
+        match upload::upload(&mut self, &mut parked).await {
             Uploaded::Stored(stored) => self.finish(&parked, stored).await,
             Uploaded::FileGone(error) => {
                 warn!(error, "the parked result is gone, the model will be called again");
@@ -226,8 +227,7 @@ impl Run {
     }
 }
 
-/// Uploads of this node that run at once, so that a storage outage does not end in thousands of
-/// connections when it is over.
-pub(super) fn upload_gate() -> Semaphore {
-    Semaphore::new(64)
+/// Uploads of this node that run at once: so many as the storage takes well.
+pub(super) fn upload_gate(storage: &Storage) -> Semaphore {
+    Semaphore::new(storage.most_at_once())
 }

@@ -36,7 +36,7 @@ pub(super) enum Uploaded {
 }
 
 /// Tries until it is stored, or there is no point in trying.
-pub(super) async fn upload(run: &mut Run, parked: &Parked) -> Uploaded {
+pub(super) async fn upload(run: &mut Run, parked: &mut Parked) -> Uploaded {
     let mut failures = 0;
     loop {
         let error = match attempt(run, parked).await {
@@ -53,6 +53,10 @@ pub(super) async fn upload(run: &mut Run, parked: &Parked) -> Uploaded {
         }
         let pause = clock::jittered(retry::backoff(failures).mul_f64(0.75));
         warn!(error = error.message, delay_ms = pause.as_millis() as u64, "the upload failed, next try in {pause:?}");
+        // It may have to wait for hours: not in memory, and not in one of the few slots.
+        if let Err(error) = run.shared.spool.settle(parked).await {
+            warn!(%error, "cannot give the parked result a file of its own, it stays in its slot");
+        }
         if mark_parked(run, parked, Some(format!("the upload failed: {}", error.message))).await == Applied::Stale {
             return Uploaded::NotOurs;
         }
@@ -104,6 +108,6 @@ async fn attempt(run: &mut Run, parked: &Parked) -> Tried {
 
 async fn mark_parked(run: &mut Run, parked: &Parked, error: Option<String>) -> Applied {
     let call = run.uncounted.take();
-    let tmp_file = parked.path.to_string_lossy().into_owned();
+    let tmp_file = parked.lies_in().to_string_lossy().into_owned();
     run.apply(lifecycle::parked(&run.task, tmp_file, error, call)).await
 }

@@ -21,10 +21,29 @@ fn key() -> TaskKey {
     TaskKey { tenant: TenantId(7), id: clock::task_id() }
 }
 
+/// Parks the result of a call that took its time, in a file of its own.
 async fn park(spool: &Spool, content: &[u8]) -> Parked {
+    park_after(spool, content, SLOW).await
+}
+
+/// Parks the result of a quick call, in a slot if it is small.
+async fn park_quick(spool: &Spool, content: &[u8]) -> Parked {
+    park_after(spool, content, QUICK).await
+}
+
+async fn park_after(spool: &Spool, content: &[u8], call_time: Duration) -> Parked {
     let mut draft = spool.draft(key(), Attempt(1));
     draft.write(Bytes::copy_from_slice(content)).await.unwrap();
-    draft.finish(None, QUICK).await.unwrap()
+    draft.finish(None, call_time).await.unwrap()
+}
+
+async fn read(parked: &Parked) -> Vec<u8> {
+    let mut reader = parked.open().await.unwrap();
+    let mut read = Vec::new();
+    while let Some(piece) = reader.piece(1000).await.unwrap() {
+        read.extend_from_slice(&piece);
+    }
+    read
 }
 
 /// Everything in the one folder that a single spool has made.
@@ -151,7 +170,12 @@ async fn the_results_of_a_dead_process_are_taken_over() {
     assert_eq!(taken.len(), 2);
     for old in left {
         let new = taken.iter().find(|new| new.key == old.key).unwrap();
-        assert_eq!(Parked { path: old.path.clone(), ..new.clone() }, old, "only its place changes");
+        let back = {
+            let mut back = new.clone();
+            back.path.clone_from(&old.path);
+            back
+        };
+        assert_eq!(back, old, "only its place changes");
         assert!(new.path.exists() && !old.path.exists());
     }
     assert_eq!(spool.own().await.unwrap().len(), 2);
@@ -255,4 +279,115 @@ async fn reading_notices_a_result_that_is_not_what_was_parked() {
     assert!(matches!(parked.open().await, Err(ReadError::Gone("its size is wrong"))));
     fs::remove_file(&parked.path).unwrap();
     assert!(matches!(parked.open().await, Err(ReadError::Gone("no such file"))));
+}
+
+/// The size of the file with the slots in the one folder there is.
+fn slots(root: &Path) -> Option<u64> {
+    fs::metadata(folder_of(root).join("slots")).ok().map(|file| file.len())
+}
+
+#[tokio::test]
+async fn small_results_of_quick_calls_share_a_file_that_is_empty_after_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::open(dir.path()).unwrap();
+    assert_eq!(slots(dir.path()), None);
+    let (one, two) = (park_quick(&spool, b"one").await, park_quick(&spool, &[2; 20_000]).await);
+    assert_eq!(names(&folder_of(dir.path())).len(), 2, "the lock and the slots");
+    assert_eq!((read(&one).await, read(&two).await), (b"one".to_vec(), vec![2; 20_000]));
+    let large = park_quick(&spool, &[3; 33_000]).await;
+    assert!(large.path.exists() && !one.path.exists());
+    assert_eq!(spool.own().await.unwrap(), std::slice::from_ref(&large), "somebody works on the others");
+
+    spool.remove(&one).await.unwrap();
+    assert!(slots(dir.path()).unwrap() > 0);
+    spool.remove(&two).await.unwrap();
+    spool.remove(&two).await.unwrap();
+    spool.remove(&large).await.unwrap();
+    assert_eq!(slots(dir.path()), Some(0));
+}
+
+#[tokio::test]
+async fn what_is_left_in_the_slots_of_a_dead_process_is_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let dead = Spool::open(dir.path()).unwrap();
+    let left = [park_quick(&dead, b"one").await, park_quick(&dead, &[2; 20_000]).await];
+    let flipped = park_quick(&dead, b"flipped").await;
+    let torn = folder_of(dir.path()).join("slots");
+    let mut content = fs::read(&torn).unwrap();
+    let at = content.windows(7).position(|bytes| bytes == b"flipped").unwrap();
+    content[at] = b'F';
+    fs::write(&torn, content).unwrap();
+    drop(dead);
+
+    let spool = Spool::open(dir.path()).unwrap();
+    let taken = spool.take_over().await.unwrap();
+    assert_eq!(taken.len(), 2);
+    for old in &left {
+        let new = taken.iter().find(|new| new.key == old.key).unwrap();
+        assert_eq!((new.attempt, &new.token, new.crc, new.call_time), (old.attempt, &old.token, old.crc, QUICK));
+        assert_eq!(read(new).await, read(old).await);
+        assert!(new.path.exists());
+    }
+    assert!(taken.iter().all(|new| new.key != flipped.key));
+    assert_eq!(spool.own().await.unwrap().len(), 2);
+    assert_eq!(names(dir.path()).len(), 1, "the dead process's folder is gone");
+}
+
+#[tokio::test]
+async fn a_result_that_was_dropped_is_found_again_by_its_own_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::open(dir.path()).unwrap();
+    let parked = park_quick(&spool, b"dropped").await;
+    let (key, path) = (parked.key, parked.path.clone());
+    drop(parked);
+    let [found] = spool.own().await.unwrap().try_into().unwrap();
+    assert_eq!((found.key, &found.path, read(&found).await), (key, &path, b"dropped".to_vec()));
+    spool.remove(&found).await.unwrap();
+    assert_eq!(spool.own().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_settled_result_has_a_file_and_leaves_its_slot() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::open(dir.path()).unwrap();
+    let mut parked = park_quick(&spool, b"slow upload").await;
+    spool.settle(&mut parked).await.unwrap();
+    spool.settle(&mut parked).await.unwrap();
+    assert_eq!((fs::read(&parked.path).unwrap(), slots(dir.path())), (b"slow upload".to_vec(), Some(0)));
+    assert_eq!((read(&parked).await, spool.own().await.unwrap()), (b"slow upload".to_vec(), vec![parked.clone()]));
+    spool.remove(&parked).await.unwrap();
+    assert_eq!(spool.own().await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_results_than_slots_are_parked_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::open(dir.path()).unwrap();
+    let contents: Vec<Vec<u8>> = (0..1100u32).map(|n| n.to_be_bytes().to_vec()).collect();
+    let parked = futures::future::join_all(contents.iter().map(|content| park_quick(&spool, content))).await;
+    let files = parked.iter().filter(|parked| parked.path.exists()).count();
+    assert_eq!(files, 1100 - 1024);
+    for (parked, content) in parked.iter().zip(&contents) {
+        assert_eq!(read(parked).await, *content);
+        spool.remove(parked).await.unwrap();
+    }
+    assert_eq!((spool.own().await.unwrap(), slots(dir.path())), (vec![], Some(0)));
+}
+
+#[test]
+fn a_small_result_that_nobody_waits_for_any_more_leaves_its_slot_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let spool = Spool::open(dir.path()).unwrap();
+        let mut draft = spool.draft(key(), Attempt(1));
+        draft.write(Bytes::from_static(b"late")).await.unwrap();
+        let mut finishing = Box::pin(draft.finish(None, QUICK));
+        assert!(futures::poll!(finishing.as_mut()).is_pending(), "another thread writes it");
+        drop(finishing);
+        let next = park_quick(&spool, b"next").await;
+        assert_eq!(spool.own().await.unwrap(), []);
+        spool.remove(&next).await.unwrap();
+        assert_eq!(slots(dir.path()), Some(0));
+    });
 }

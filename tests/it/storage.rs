@@ -107,14 +107,47 @@ mod folder {
     async fn half_a_file_in_its_place_is_replaced() {
         let bench = Bench::new();
         let storage = bench.fs();
-        let parked = bench.park("hello", "text/plain").await;
+        let mut parked = bench.park("hello", "text/plain").await;
         let key = storage.put(&parked, &NOBODY).await.unwrap().oss_key;
         let target = bench.oss_path().join(key);
-        fs::remove_file(&target).unwrap();
-        fs::write(&target, "he").unwrap();
-        storage.put(&parked, &NOBODY).await.unwrap();
-        assert_eq!(fs::read(&target).unwrap(), b"hello");
+        for half in ["he", "hello, and more"] {
+            fs::remove_file(&target).unwrap();
+            fs::write(&target, half).unwrap();
+            storage.put(&parked, &NOBODY).await.unwrap();
+            assert_eq!(fs::read(&target).unwrap(), b"hello");
+            bench.spool.settle(&mut parked).await.unwrap();
+        }
         assert_eq!(files_below(&bench.oss_path()), 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn many_small_results_at_once_arrive_each_in_its_place() {
+        let bench = Bench::new();
+        let storage = bench.fs();
+        let put = async |n: usize| {
+            let parked = bench.park(format!("result {n}"), "text/plain").await;
+            let stored = storage.put(&parked, &NOBODY).await.unwrap();
+            bench.spool.remove(&parked).await.unwrap();
+            assert_eq!(fs::read_to_string(bench.oss_path().join(stored.oss_key)).unwrap(), format!("result {n}"));
+        };
+        futures::future::join_all((0..300).map(put)).await;
+        assert_eq!(files_below(&bench.oss_path()), 300);
+        assert_eq!(bench.spool.own().await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn a_place_that_cannot_be_written_fails_its_own_result_only() {
+        let bench = Bench::new();
+        let storage = bench.fs();
+        let parked: Vec<Parked> =
+            futures::future::join_all((0..20).map(|n| bench.park(n.to_string(), "text/plain"))).await;
+        let key = storage.put(&parked[7], &NOBODY).await.unwrap().oss_key;
+        fs::remove_file(bench.oss_path().join(&key)).unwrap();
+        fs::create_dir(bench.oss_path().join(&key)).unwrap();
+        let nobody = NOBODY;
+        let stored = futures::future::join_all(parked.iter().map(|parked| storage.put(parked, &nobody))).await;
+        let failed: Vec<usize> = (0..20).filter(|n| stored[*n].is_err()).collect();
+        assert_eq!(failed, [7]);
     }
 
     #[tokio::test]
@@ -139,7 +172,8 @@ mod folder {
     async fn a_parked_file_that_is_gone_or_short_needs_a_new_call() {
         let bench = Bench::new();
         let storage = bench.fs();
-        let parked = bench.park("hello", "text/plain").await;
+        let mut parked = bench.park("hello", "text/plain").await;
+        bench.spool.settle(&mut parked).await.unwrap();
         fs::write(&parked.path, "he").unwrap();
         assert!(storage.put(&parked, &NOBODY).await.unwrap_err().file_gone);
         fs::remove_file(&parked.path).unwrap();
@@ -217,6 +251,14 @@ mod file_service {
         assert!((before..=clock::now().timestamp()).contains(&unix.parse().unwrap()));
         assert!(rest.starts_with(&format!("{}.wav\"", parked.key.id)), "{rest}");
         assert!(upload.part_headers.contains("name=\"file\"") && upload.part_headers.contains("audio/wav"));
+
+        // A result with a file of its own is streamed, and nobody can tell.
+        let mut settled = parked;
+        bench.spool.settle(&mut settled).await.unwrap();
+        storage(&service, None).put(&settled, &headers).await.unwrap();
+        let again = service.uploads().pop().unwrap();
+        assert_eq!(again.content, upload.content);
+        assert_eq!(again.part_headers.to_lowercase(), upload.part_headers.to_lowercase());
     }
 
     #[tokio::test]

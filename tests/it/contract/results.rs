@@ -1,6 +1,6 @@
 //! Contract §5 and §8: results on the way and in storage `fs`.
 
-use std::{collections::HashSet, path::Path, time::Duration};
+use std::{collections::HashSet, time::Duration};
 
 use bytes::Bytes;
 use model_asynch::{
@@ -19,33 +19,26 @@ use crate::{
     },
 };
 
-/// Folders of results, and what is in them.
-fn files_below(folder: &Path) -> usize {
-    std::fs::read_dir(folder)
-        .unwrap()
-        .flat_map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap())
-        .filter(|file| file.as_ref().unwrap().file_name() != "lock")
-        .count()
-}
-
 backend_test!(temp_files_that_nobody_owns_are_deleted, async |db: &TestDb| {
     let app = TestApp::start(db).await;
     let model = FakeModel::echo().await;
     app.api.create_model("m", &model.url, &json!({})).await;
     let id = app.api.create_task("m", &json!(1)).await;
     app.api.until(&id, &[2]).await;
-    // A process that died with results: of a task that is finished, and of one that is not there.
+    // A process that died with results: of a task that is finished, in a slot, and of one that is
+    // not there, in a file.
     let tmp = db.dir().join("tmp");
     let dead = Spool::open(&tmp).unwrap();
-    for (task, attempt) in [(id.parse().unwrap(), 1), (model_asynch::clock::task_id(), 2)] {
+    let slow = Duration::from_secs(2);
+    for (task, attempt, took) in [(id.parse().unwrap(), 1, Duration::ZERO), (model_asynch::clock::task_id(), 2, slow)] {
         let mut draft = dead.draft(TaskKey { tenant: TenantId(0), id: task }, Attempt(attempt));
         draft.write(Bytes::from_static(b"nobody's")).await.unwrap();
-        draft.finish(None, Duration::ZERO).await.unwrap();
+        draft.finish(None, took).await.unwrap();
     }
-    assert_eq!(files_below(&tmp), 2);
+    assert_eq!(db.parked_files(), 2);
     drop(dead);
     until("what the dead process left to be gone", async || {
-        files_below(&tmp) == 0 && std::fs::read_dir(&tmp).unwrap().count() == 1
+        db.parked_files() == 0 && std::fs::read_dir(&tmp).unwrap().count() == 1
     })
     .await;
     let after = app.api.task(&id).await;

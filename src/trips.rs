@@ -1,0 +1,179 @@
+//! Trips to the disk: what may block, done for many callers in one go.
+//!
+//! Handing a piece of work to a thread that may block and being woken by it costs more than most
+//! small pieces of work do. Here a thread takes along whatever has come in while it was busy with
+//! the last batch, as `store::group` does for transactions: an idle service makes a trip for one,
+//! at once, and a busy one few trips for many.
+
+use std::{
+    io, mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::{sync::oneshot, task::spawn_blocking};
+
+/// What is done with a batch.
+pub(crate) trait Errand: Send + Sync + 'static {
+    /// What one caller brings.
+    type Item: Send;
+    /// What it gets back. One that nobody waits for any more is dropped.
+    type Answer: Send;
+
+    /// Does it, with an answer for each item, in order. May block.
+    fn run(&self, batch: Vec<Self::Item>) -> Vec<Self::Answer>;
+}
+
+/// The callers' end; cheap to clone.
+pub(crate) struct Trips<E: Errand> {
+    shared: Arc<Shared<E>>,
+}
+
+struct Shared<E: Errand> {
+    errand: E,
+    queue: Mutex<Queue<E>>,
+    most: usize,
+}
+
+struct Queue<E: Errand> {
+    items: Vec<E::Item>,
+    answers: Vec<oneshot::Sender<E::Answer>>,
+    /// A thread is on its way and looks again before it ends.
+    under_way: bool,
+}
+
+/// A thread on its way. However it ends, the next caller may send another one.
+struct Traveller<E: Errand> {
+    shared: Arc<Shared<E>>,
+    /// Found nothing more to do.
+    home: bool,
+}
+
+impl<E: Errand> Trips<E> {
+    /// Trips that take along at most `most` items.
+    pub(crate) fn new(errand: E, most: usize) -> Trips<E> {
+        let queue = Queue { items: Vec::new(), answers: Vec::new(), under_way: false };
+        Trips { shared: Arc::new(Shared { errand, queue: Mutex::new(queue), most }) }
+    }
+
+    /// What the trips are made for.
+    pub(crate) fn errand(&self) -> &E {
+        &self.shared.errand
+    }
+
+    /// Sends an item along and waits for its answer. Once polled, the item is on its way even if
+    /// nobody waits any more.
+    ///
+    /// # Errors
+    /// Where the process stops before the item's turn has come.
+    pub(crate) async fn send(&self, item: E::Item) -> io::Result<E::Answer> {
+        let (answer, answered) = oneshot::channel();
+        let depart = {
+            let mut queue = self.shared.queue();
+            queue.items.push(item);
+            queue.answers.push(answer);
+            !mem::replace(&mut queue.under_way, true)
+        };
+        if depart {
+            let traveller = Traveller { shared: Arc::clone(&self.shared), home: false };
+            spawn_blocking(move || traveller.go());
+        }
+        answered.await.map_err(|_| io::Error::other("stopped before it was done"))
+    }
+}
+
+impl<E: Errand> Clone for Trips<E> {
+    fn clone(&self) -> Trips<E> {
+        Trips { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<E: Errand> Shared<E> {
+    fn queue(&self) -> MutexGuard<'_, Queue<E>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<E: Errand> Traveller<E> {
+    fn go(mut self) {
+        loop {
+            let (items, answers) = {
+                let mut queue = self.shared.queue();
+                if queue.items.is_empty() {
+                    queue.under_way = false;
+                    drop(queue);
+                    self.home = true;
+                    return;
+                }
+                let most = queue.items.len().min(self.shared.most);
+                let (items, answers) = (queue.items.split_off(most), queue.answers.split_off(most));
+                (mem::replace(&mut queue.items, items), mem::replace(&mut queue.answers, answers))
+            };
+            for (answer, done) in answers.into_iter().zip(self.shared.errand.run(items)) {
+                answer.send(done).ok();
+            }
+        }
+    }
+}
+
+impl<E: Errand> Drop for Traveller<E> {
+    /// After a panic, or where the runtime stops before the thread has run: nobody waits for ever.
+    fn drop(&mut self) {
+        if self.home {
+            return;
+        }
+        let (items, answers) = {
+            let mut queue = self.shared.queue();
+            queue.under_way = false;
+            (mem::take(&mut queue.items), mem::take(&mut queue.answers))
+        };
+        drop((items, answers));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// Waits for a word before each batch, then answers with its size; a zero makes it panic.
+    struct Sizes(Mutex<mpsc::Receiver<()>>);
+
+    impl Errand for Sizes {
+        type Item = u32;
+        type Answer = usize;
+
+        fn run(&self, batch: Vec<u32>) -> Vec<usize> {
+            self.0.lock().unwrap().recv().ok();
+            assert!(!batch.contains(&0), "a zero");
+            vec![batch.len(); batch.len()]
+        }
+    }
+
+    fn sizes(most: usize) -> (Trips<Sizes>, mpsc::Sender<()>) {
+        let (word, words) = mpsc::channel();
+        (Trips::new(Sizes(Mutex::new(words)), most), word)
+    }
+
+    #[tokio::test]
+    async fn what_comes_in_during_a_trip_goes_along_with_the_next() {
+        let (trips, word) = sizes(5);
+        let mut first = Box::pin(trips.send(1));
+        assert!(futures::poll!(&mut first).is_pending());
+        let mut rest = Box::pin(futures::future::join_all((0..7).map(|_| trips.send(1))));
+        assert!(futures::poll!(&mut rest).is_pending());
+        drop(word);
+        let mut all = vec![first.await.unwrap()];
+        all.extend(rest.await.into_iter().map(Result::unwrap));
+        // The first trip may have left with the first item only, or not at all yet.
+        assert!(matches!(all[..], [1, 5, 5, 5, 5, 5, 2, 2] | [5, 5, 5, 5, 5, 3, 3, 3]), "{all:?}");
+    }
+
+    #[tokio::test]
+    async fn a_trip_that_ends_badly_is_told_and_the_next_one_goes() {
+        let (trips, word) = sizes(5);
+        drop(word);
+        assert!(trips.send(0).await.is_err());
+        assert_eq!(trips.send(1).await.unwrap(), 1);
+    }
+}
