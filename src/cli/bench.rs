@@ -4,13 +4,23 @@
 //! Service and model run in processes of their own, so that what each costs can be told apart. They
 //! work in a temporary folder and in a database that is made for the measurement and goes with it.
 
+mod all;
 mod api;
+mod backlog;
 mod drain;
 mod enqueue;
+mod fairness;
+mod goals;
+mod latency;
 mod load;
 mod machine;
+mod memory;
 mod model;
+mod nearby;
 mod part;
+mod pickup;
+mod plot;
+mod profile;
 mod report;
 mod stage;
 mod table;
@@ -36,6 +46,8 @@ Examples:
   model-asynch bench drain
   model-asynch bench enqueue --database postgres://app@localhost/app --redis redis://localhost
   model-asynch bench all --json today.json --database postgres://app@localhost/app --redis redis://localhost
+  model-asynch bench backlog --rows 10000,1000000,10000000 --lanes 100 --hold 60 --json today.json --database …
+  model-asynch bench plot today.json --out docs
 
 On Postgres it makes a database of its own and drops it at the end; the user must be allowed to. Write-ahead log and
 commits are those of the whole server, so let nobody else work there. Processor times need Linux, and servers on this
@@ -51,12 +63,32 @@ pub(super) struct Args {
     options: Options,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 enum What {
     /// createTask: requests a second and latency at several numbers of connections
     Enqueue,
     /// From queued to stored: tasks a second for small, middling and large answers
     Drain,
+    /// One task at a time: how soon the model is called, and how soon its answer is stored
+    Latency,
+    /// Whether a long queue makes anything slower
+    Backlog,
+    /// How long a tenant waits behind a full one, and how tenants share a model
+    Fairness,
+    /// getTaskBatch of 1, 100 and 1000 ids
+    Pickup,
+    /// Resident memory: idle, with 10,000 calls in flight, while 1 GiB passes through
+    Memory,
+    /// Everything within a quarter of an hour, and how it compares with what is to be reached
+    All,
+    /// Draw how figures grow with the queue, from the JSON of a run
+    Plot {
+        /// What --json has written
+        file: PathBuf,
+        /// Folder for the pictures
+        #[arg(long, value_name = "FOLDER", default_value = ".")]
+        out: PathBuf,
+    },
     /// The service that is measured, in a process of its own
     #[command(hide = true)]
     Service,
@@ -111,6 +143,13 @@ struct Options {
     /// worker.concurrency of the service
     #[arg(long, global = true, value_name = "N", default_value_t = 256)]
     concurrency: i64,
+    /// backlog: also hold vacuum back by an old transaction for so long
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 0)]
+    hold: u64,
+    /// enqueue, drain: show where the service's processor time goes, by perf (Linux), by stage and by function; a
+    /// release build has no names, so build with cargo build --profile profiling
+    #[arg(long, global = true)]
+    profile: bool,
     /// Write everything that was measured to this file, as JSON
     #[arg(long, global = true, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -142,23 +181,28 @@ impl Kind {
 /// # Errors
 /// What could not be started, or went wrong while it was measured.
 pub(super) async fn run(args: Args, config: Option<&Path>) -> anyhow::Result<()> {
-    match args.what {
+    match &args.what {
         What::Service => return part::service(config.context("the service under test needs a configuration")?).await,
         What::Model => return part::model(&args.options.model_address).await,
-        What::Enqueue | What::Drain => {}
+        What::Plot { file, out } => return plot::draw(file, out),
+        What::Enqueue | What::Drain | What::Latency | What::Backlog | What::Fairness | What::Pickup | What::Memory => {}
+        What::All => {}
     }
     check(&args.options)?;
     let mut signals = Signals::new().context("cannot listen for signals")?;
     let bed = Bed::make(args.options).await?;
     let mut report = Report::begin(&bed).await?;
     let measured = tokio::select! {
-        measured = measure(args.what, &bed, &mut report) => measured,
+        measured = measure(&args.what, &bed, &mut report) => measured,
         name = signals.next() => Err(anyhow!("interrupted by {name}")),
     };
     let cleared = bed.clear().await;
     // What was measured until something went wrong is worth showing.
     if !report.figures.is_empty() {
         super::print(&table::render(&report, std::io::stdout().is_terminal()))?;
+        if args.what == What::All {
+            super::print(&format!("\n{}", goals::render(&report)))?;
+        }
         if let Some(file) = &report.json {
             let text = serde_json::to_string_pretty(&report)?;
             std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
@@ -180,11 +224,17 @@ fn check(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn measure(what: What, bed: &Bed, report: &mut Report) -> anyhow::Result<()> {
+async fn measure(what: &What, bed: &Bed, report: &mut Report) -> anyhow::Result<()> {
     match what {
         What::Enqueue => enqueue::measure(bed, report).await,
         What::Drain => drain::measure(bed, report).await,
-        What::Service | What::Model => Ok(()),
+        What::Latency => latency::measure(bed, report).await,
+        What::Backlog => backlog::measure(bed, report).await,
+        What::Fairness => fairness::measure(bed, report).await,
+        What::Pickup => pickup::measure(bed, report).await,
+        What::Memory => memory::measure(bed, report).await,
+        What::All => all::measure(bed, report).await,
+        What::Service | What::Model | What::Plot { .. } => Ok(()),
     }
 }
 

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, ensure};
 
 use super::{
-    Options,
+    Kind, Options,
     api::{Api, NewModel, PAYLOAD, new_task},
-    load,
+    load, profile,
     report::{Report, Sample},
-    stage::{Bed, LOOK, Stage},
+    stage::{Bed, LOOK, Setup, Stage},
     tell,
     usage::Used,
 };
@@ -26,17 +26,24 @@ const CONNECTIONS: usize = 32;
 const STUCK: Duration = Duration::from_secs(60);
 
 pub(super) async fn measure(bed: &Bed, report: &mut Report) -> anyhow::Result<()> {
+    with(bed, report, &bed.options.answers, bed.options.storage).await
+}
+
+/// Answers of these sizes to that storage.
+pub(super) async fn with(bed: &Bed, report: &mut Report, answers: &[u64], storage: Kind) -> anyhow::Result<()> {
+    let setup = Setup { storage, ..bed.setup(true) };
     for round in 1..=bed.options.rounds.get() {
         let yardstick = report.yardstick(bed).await?;
-        for &bytes in &bed.options.answers {
+        for &bytes in answers {
             let tasks = tasks(&bed.options, bytes);
-            let storage = bed.options.storage.name();
-            tell(&format!("drain, round {round}: {tasks} tasks, answers of {bytes} bytes to {storage}"));
-            let stage = bed.stage(bed.setup(true)).await?;
-            let sample = measure_on(bed, &stage, tasks, bytes).await;
+            let case = format!("{bytes} B, {}", storage.name());
+            tell(&format!("drain, round {round}: {tasks} tasks, {case}"));
+            let stage = bed.stage(setup).await?;
+            let profiled = (round == 1).then_some(&mut *report);
+            let sample = measure_on(bed, &stage, tasks, bytes, profiled).await;
             bed.gate("/gate/open").await?;
             stage.clear().await?;
-            report.add("drain", &format!("{bytes} B, {storage}"), "/s", sample?.compared_with(&yardstick));
+            report.add("drain", &case, "/s", sample?.compared_with(&yardstick));
         }
     }
     Ok(())
@@ -51,7 +58,13 @@ fn tasks(options: &Options, bytes: u64) -> u64 {
     })
 }
 
-async fn measure_on(bed: &Bed, stage: &Stage<'_>, tasks: u64, bytes: u64) -> anyhow::Result<Sample> {
+async fn measure_on(
+    bed: &Bed,
+    stage: &Stage<'_>,
+    tasks: u64,
+    bytes: u64,
+    profiled: Option<&mut Report>,
+) -> anyhow::Result<Sample> {
     let lanes = bed.options.lanes.first().copied().unwrap_or(1).max(1);
     let model = NewModel {
         name: MODEL,
@@ -66,12 +79,16 @@ async fn measure_on(bed: &Bed, stage: &Stage<'_>, tasks: u64, bytes: u64) -> any
     let requests = (0..lanes).map(|tenant| as_tenant(&stage.api, lanes, tenant).post("/task/createTask", &body));
     load::send(&stage.api.target, requests.collect(), CONNECTIONS, tasks, |_| Some(())).await?;
 
+    let recording = if profiled.is_some() { profile::begin(bed, stage)? } else { None };
     let before = stage.reading().await;
     let began = clock::tick();
     bed.gate("/gate/open").await?;
     wait_until_ended(&stage.api, MODEL, lanes, tasks).await?;
     let took = began.elapsed();
     let used: Used = stage.reading().await.since(&before);
+    if let (Some(report), Some(recording)) = (profiled, recording) {
+        report.add_profile(&format!("drain, {bytes} B"), recording.end().await?);
+    }
     match &stage.database {
         Some(database) => {
             let done = settled(database, tasks).await?;

@@ -7,7 +7,7 @@ use anyhow::ensure;
 
 use super::{
     api::{NewModel, PAYLOAD, new_task},
-    load,
+    load, profile,
     report::{Report, Sample},
     stage::{Bed, Stage},
     tell,
@@ -21,7 +21,7 @@ pub(super) async fn measure(bed: &Bed, report: &mut Report) -> anyhow::Result<()
     for round in 1..=bed.options.rounds.get() {
         let yardstick = report.yardstick(bed).await?;
         let stage = bed.stage(bed.setup(false)).await?;
-        let samples = measure_on(bed, &stage, round).await;
+        let samples = measure_on(bed, &stage, round, report).await;
         stage.clear().await?;
         for (connections, sample) in samples? {
             let case = format!("{connections} connections");
@@ -31,7 +31,12 @@ pub(super) async fn measure(bed: &Bed, report: &mut Report) -> anyhow::Result<()
     Ok(())
 }
 
-async fn measure_on(bed: &Bed, stage: &Stage<'_>, round: usize) -> anyhow::Result<Vec<(usize, Sample)>> {
+async fn measure_on(
+    bed: &Bed,
+    stage: &Stage<'_>,
+    round: usize,
+    report: &mut Report,
+) -> anyhow::Result<Vec<(usize, Sample)>> {
     let model = NewModel {
         name: MODEL,
         base_url: bed.model_url(),
@@ -45,11 +50,16 @@ async fn measure_on(bed: &Bed, stage: &Stage<'_>, round: usize) -> anyhow::Resul
     for &connections in &bed.options.connections {
         tell(&format!("enqueue, round {round}: {connections} connections"));
         let (loaded, used) = load::press(&stage.api.target, &request, connections, async || {
+            let recording = if round == 1 { profile::begin(bed, stage)? } else { None };
             let before = stage.reading().await;
             tokio::time::sleep(Duration::from_secs_f64(bed.options.seconds)).await;
-            stage.reading().await.since(&before)
+            anyhow::Ok((stage.reading().await.since(&before), recording))
         })
         .await?;
+        let (used, recording) = used?;
+        if let Some(recording) = recording {
+            report.add_profile(&format!("enqueue, {connections} connections"), recording.end().await?);
+        }
         sent += loaded.in_all;
         samples.push((connections, Sample::rate(loaded.answers, &used).with_latency(loaded.latencies.summary())));
     }

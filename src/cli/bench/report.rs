@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     load::Latency,
     machine::Machine,
+    profile::{Profile, Shares},
     stage::{Bed, shown},
     usage::{Cost, Used},
     yardstick::{self, Yardstick},
@@ -27,9 +28,9 @@ pub(super) struct Report {
     pub(super) machine: Machine,
     pub(super) settings: BTreeMap<String, String>,
     pub(super) figures: Vec<Figure>,
-    /// Where the profile was taken: share of the service's processor time, by what and by which.
+    /// What was profiled, and shares of the service's processor time in percent.
     #[serde(default)]
-    pub(super) profiles: Vec<(String, Vec<(String, f64)>)>,
+    pub(super) profiles: Vec<(String, Shares)>,
     #[serde(skip)]
     pub(super) json: Option<PathBuf>,
 }
@@ -40,11 +41,23 @@ pub(super) struct Report {
 pub(super) struct Figure {
     /// The measurement, such as `drain`.
     pub(super) bench: String,
+    /// What is looked at while rows and lanes change; empty where they do not.
+    #[serde(default)]
+    pub(super) series: String,
+    #[serde(default)]
+    pub(super) at: Option<At>,
     /// Under which conditions.
     pub(super) case: String,
     /// What the values are: `/s`, `ms`, `MiB`, or nothing for a bare number.
     pub(super) unit: String,
     pub(super) samples: Vec<Sample>,
+}
+
+/// How much is queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct At {
+    pub(super) rows: u64,
+    pub(super) lanes: u64,
 }
 
 /// One round.
@@ -152,11 +165,24 @@ impl Report {
 
     /// Adds a sample to its figure.
     pub(super) fn add(&mut self, bench: &str, case: &str, unit: &str, sample: Sample) {
+        self.add_at(bench, "", case, unit, None, sample);
+    }
+
+    /// Adds a profile.
+    pub(super) fn add_profile(&mut self, of: &str, profile: Profile) {
+        self.profiles.push((format!("{of}: our functions with what they call"), profile.stages));
+        self.profiles.push((format!("{of}: functions by themselves"), profile.functions));
+    }
+
+    /// Adds a sample to its figure, one of a series.
+    pub(super) fn add_at(&mut self, bench: &str, series: &str, case: &str, unit: &str, at: Option<At>, sample: Sample) {
         let found = self.figures.iter_mut().find(|figure| figure.bench == bench && figure.case == case);
         match found {
             Some(figure) => figure.samples.push(sample),
             None => self.figures.push(Figure {
                 bench: bench.to_owned(),
+                series: series.to_owned(),
+                at,
                 case: case.to_owned(),
                 unit: unit.to_owned(),
                 samples: vec![sample],
@@ -184,6 +210,8 @@ mod tests {
     fn the_median_is_the_middle_and_the_smaller_of_two() {
         let figure = |values: &[f64]| Figure {
             bench: String::new(),
+            series: String::new(),
+            at: None,
             case: String::new(),
             unit: String::new(),
             samples: values.iter().map(|&value| Sample::plain(value, 1)).collect(),

@@ -170,8 +170,11 @@ impl Bed {
 }
 
 impl Stage<'_> {
-    /// Starts the service again on the same database, otherwise set up.
+    /// Starts the service again on the same database, otherwise set up; with `--url` it just goes on.
     pub(super) async fn restart(&mut self, setup: Setup) -> anyhow::Result<()> {
+        if self.database.is_none() {
+            return Ok(());
+        }
         self.stop().await?;
         self.raw.worker.enabled = setup.worker;
         self.raw.worker.concurrency = setup.concurrency;
@@ -203,6 +206,11 @@ impl Stage<'_> {
         self.api = Api { target: Target::new(&url, &self.bed.options.headers)? };
         self.service = Some(service);
         Ok(())
+    }
+
+    /// The configuration of the service.
+    pub(super) fn raw(&self) -> &RawConfig {
+        &self.raw
     }
 
     /// The process of the service, where we started it.

@@ -44,6 +44,12 @@ pub(super) fn render(report: &Report, colours: bool) -> String {
         writeln!(text, "\n{bold}{bench}{plain}").ok();
         text.push_str(&section(&figures));
     }
+    for (of, shares) in &report.profiles {
+        writeln!(text, "\n{of}, % of the service's processor time").ok();
+        for (name, share) in shares {
+            writeln!(text, "  {share:>6.2}  {name}").ok();
+        }
+    }
     text.push_str(
         "\nservice, postgres, redis, model, client: ms of processor time per task. WAL and commits per task, of the \
          whole server.\nforeign: cores that strangers on this machine took. ×inserts, ×http: ratio to the yardsticks \
