@@ -20,6 +20,11 @@ use crate::{clock, task::lifecycle::State};
 /// Connections for looking on and for the yardstick.
 const CONNECTIONS: u32 = 12;
 
+/// What the names of all databases begin with that are made here.
+const PREFIX: &str = "model_asynch_bench_";
+
+const LEFT: &str = "SELECT datname FROM pg_database WHERE starts_with(datname, $1)";
+
 const DROP: &str = "DROP DATABASE IF EXISTS";
 
 /// What the cluster has written so far, all databases together: an assigned transaction id is a
@@ -67,13 +72,14 @@ pub struct OldSnapshot {
 }
 
 impl Scratch {
-    /// Makes a database on the Postgres server behind `url`, and returns it with its own URL.
+    /// Makes a database on the Postgres server behind `url`, and returns it with its own URL. Its
+    /// name begins with that of the `run`, a token.
     ///
     /// # Errors
     /// Out of reach, or the user may not create databases.
-    pub async fn on_postgres(url: &str) -> Result<(Scratch, String), StoreError> {
+    pub async fn on_postgres(url: &str, run: &str) -> Result<(Scratch, String), StoreError> {
         let server = PgConnectOptions::from_str(url)?;
-        let name = format!("model_asynch_bench_{}", clock::token());
+        let name = format!("{PREFIX}{run}_{}", &clock::token()[..8]);
         let mut connection = PgConnection::connect_with(&server).await?;
         sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut connection).await?;
         let mut own = url::Url::parse(url).map_err(|error| StoreError::Broken(format!("the URL: {error}")))?;
@@ -108,6 +114,21 @@ impl Scratch {
                 sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await?;
             }
             Backend::Sqlite { pool } => pool.close().await,
+        }
+        Ok(())
+    }
+
+    /// Drops what is left of a run that was interrupted.
+    ///
+    /// # Errors
+    /// Out of reach, or a database that cannot be dropped.
+    pub async fn remove_all(url: &str, run: &str) -> Result<(), StoreError> {
+        let mut connection = PgConnection::connect_with(&PgConnectOptions::from_str(url)?).await?;
+        let names: Vec<String> =
+            sqlx::query_scalar(LEFT).bind(format!("{PREFIX}{run}_")).fetch_all(&mut connection).await?;
+        for name in names {
+            let statement = format!("{DROP} {name} WITH (FORCE)");
+            sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await?;
         }
         Ok(())
     }

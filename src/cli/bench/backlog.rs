@@ -33,11 +33,9 @@ const ROWS: [u64; 2] = [10_000, 1_000_000];
 /// Lanes, unless told otherwise.
 const LANES: [u64; 3] = [1, 100, 10_000];
 
-/// Tasks that are drained: as many for every backlog, so that only the backlog differs.
+/// Tasks that are drained: as many for every backlog worth the name, so that only the backlog
+/// differs.
 const DRAINED: u64 = 20_000;
-
-/// Drained before the clock starts: the service has just started.
-const RAMP: u64 = 2_000;
 
 /// Calls that a lane may have running where there are several.
 const LIMIT: i64 = 8;
@@ -117,7 +115,7 @@ async fn measure_on(
     let summary = claims.summary();
     let claimed = Sample::plain(summary.p50, claims.len()).with_latency(summary);
     stage.restart(bed.setup(true)).await?;
-    let drained = drain(stage, lanes, DRAINED).await?;
+    let drained = drain(stage, lanes, drained(rows)).await?;
     Ok(vec![("createTask", "/s", created), ("one claim", "ms", claimed), ("drain", "/s", drained)])
 }
 
@@ -133,7 +131,7 @@ async fn fill(bed: &Bed, stage: &Stage<'_>, rows: u64, lanes: u64) -> anyhow::Re
     let id = stage.api.create_model(&model).await?;
     let database = stage.database.as_ref().context("a backlog needs a database of its own")?;
     let full = if lanes == 1 { 0 } else { i64::try_from(rows * 9 / 10)? };
-    let others = (i64::try_from(rows)? - full).max(i64::try_from(DRAINED + RAMP)?);
+    let others = (i64::try_from(rows)? - full).max(i64::try_from(drained(rows) * 5 / 4)?);
     let others_are = i64::try_from(lanes.saturating_sub(1).max(1))?;
     let fill =
         Fill { model: id, model_name: MODEL, rows: full, first_tenant: 1, tenants: 1, payload: HELD, first_row: 0 };
@@ -173,12 +171,16 @@ async fn claims(stage: &Stage<'_>, model: ModelId, lanes: u64) -> anyhow::Result
     Ok(latencies)
 }
 
-/// Tasks a second, once it runs.
+/// Tasks to drain beside so many rows.
+fn drained(rows: u64) -> u64 {
+    DRAINED.min(2 * rows)
+}
+
+/// Tasks a second, once it runs: the first tenth, when the service has just started, is not counted.
 async fn drain(stage: &Stage<'_>, lanes: u64, tasks: u64) -> anyhow::Result<Sample> {
-    let ramp = wait_until(stage, lanes, 1).await? + RAMP;
-    let from = wait_until(stage, lanes, ramp).await?;
+    let from = wait_until(stage, lanes, tasks / 10).await?;
     let before = stage.reading().await;
-    let to = wait_until(stage, lanes, (from + tasks / 2).max(tasks - RAMP)).await?;
+    let to = wait_until(stage, lanes, tasks.max(from + 1)).await?;
     let used = stage.reading().await.since(&before);
     Ok(Sample::rate(to - from, &used))
 }

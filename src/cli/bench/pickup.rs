@@ -16,7 +16,7 @@ use crate::clock;
 /// Name of the model.
 const MODEL: &str = "bench-pickup";
 
-/// Ids in a batch, and how many batches.
+/// Ids in a batch, and how many batches; `--rows` limits the ids of each size.
 const BATCHES: [(usize, usize); 3] = [(1, 300), (100, 30), (1000, 6)];
 
 pub(super) async fn measure(bed: &Bed, report: &mut Report) -> anyhow::Result<()> {
@@ -41,13 +41,15 @@ async fn measure_on(bed: &Bed, stage: &Stage<'_>) -> anyhow::Result<Vec<(String,
         total_concurrency: 0,
     };
     let id = stage.api.create_model(&model).await?;
-    let tasks: usize = BATCHES.iter().map(|(size, batches)| size * batches).sum();
+    let most = usize::try_from(bed.options.rows.first().copied().unwrap_or(u64::from(u32::MAX)))?;
+    let sized = BATCHES.map(|(size, batches)| (size, batches.min(most / size).max(1)));
+    let tasks: usize = sized.iter().map(|(size, batches)| size * batches).sum();
     let request = stage.api.target.post("/task/createTask", &new_task(MODEL, PAYLOAD));
     let ids = load::send(&stage.api.target, vec![request], 32, tasks as u64, task_id).await?;
     ensure!(ids.len() == tasks, "{tasks} tasks were created, and {} ids came back", ids.len());
     wait_until_ended(&stage.api, MODEL, 1, tasks as u64).await?;
     let (mut samples, mut rest) = (Vec::new(), ids.as_slice());
-    for (size, batches) in BATCHES {
+    for (size, batches) in sized {
         let (ids, others) = rest.split_at(size * batches);
         rest = others;
         for case in ["first", "again"] {

@@ -31,12 +31,17 @@ const START: Duration = Duration::from_secs(60);
 /// Time between two looks at something that is waited for.
 pub(super) const LOOK: Duration = Duration::from_millis(20);
 
+/// How long a killed service may go on.
+const LAST_WRITE: Duration = Duration::from_secs(2);
+
 /// Characters of the service's log that are shown when it does not start.
 const LAST_WORDS: usize = 1500;
 
 /// What all measurements of a run share.
 pub(super) struct Bed {
     pub(super) options: Options,
+    /// A token: this run's among all that were and will be.
+    run: String,
     folder: PathBuf,
     model: Part,
     model_url: String,
@@ -64,7 +69,8 @@ pub(super) struct Stage<'a> {
 impl Bed {
     pub(super) async fn make(options: Options) -> anyhow::Result<Bed> {
         let parent = options.dir.clone().unwrap_or_else(std::env::temp_dir);
-        let folder = parent.join(format!("model-asynch-bench-{}", clock::token()));
+        let run = clock::token()[..16].to_owned();
+        let folder = parent.join(format!("model-asynch-bench-{run}"));
         make_folder(&folder).with_context(|| format!("cannot make a folder in {}", parent.display()))?;
         let mut model = Part::start(|command| {
             command.args(["bench", "--model-address", &options.model_address, "model"]).stdout(Stdio::piped());
@@ -73,7 +79,7 @@ impl Bed {
         if model_url.is_empty() {
             bail!("the no-op model did not start");
         }
-        Ok(Bed { options, folder, model, model_url })
+        Ok(Bed { options, run, folder, model, model_url })
     }
 
     /// Base URL of the no-op model.
@@ -110,9 +116,9 @@ impl Bed {
     /// A fresh database, without a service yet.
     pub(super) async fn database(&self, folder: &Path) -> anyhow::Result<(Scratch, String)> {
         match &self.options.database {
-            Some(url) => {
-                Ok(Scratch::on_postgres(url).await.context("--database: cannot make a database to measure with")?)
-            }
+            Some(url) => Ok(Scratch::on_postgres(url, &self.run)
+                .await
+                .context("--database: cannot make a database to measure with")?),
             None => {
                 let path = folder.join("bench.db");
                 Ok((Scratch::on_sqlite(&path), format!("sqlite://{}", path.display())))
@@ -162,10 +168,21 @@ impl Bed {
         Ok(raw)
     }
 
-    /// Ends the model and deletes the folder.
+    /// Ends the model, and removes databases and the folder, those of an interrupted measurement too.
     pub(super) async fn clear(self) -> anyhow::Result<()> {
         self.model.kill().await;
-        fs::remove_dir_all(&self.folder).with_context(|| format!("{} is left behind", self.folder.display()))
+        if let Some(url) = &self.options.database {
+            Scratch::remove_all(url, &self.run).await.context("a database is left behind")?;
+        }
+        // An interrupted service was killed, and may still be at its last write.
+        let began = clock::tick();
+        while let Err(error) = fs::remove_dir_all(&self.folder) {
+            if began.elapsed() > LAST_WRITE {
+                return Err(error).with_context(|| format!("{} is left behind", self.folder.display()));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
     }
 }
 
