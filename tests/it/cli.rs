@@ -38,9 +38,18 @@ fn help_lists_the_commands_with_examples() {
     let output = output(&["--help"]);
     assert_eq!(output.status.code(), Some(0));
     let help = stdout(&output);
-    for word in
-        ["serve", "demo", "migrate", "check-config", "openapi", "healthcheck", "--config", "Examples:", "Exit codes:"]
-    {
+    for word in [
+        "serve",
+        "demo",
+        "bench",
+        "migrate",
+        "check-config",
+        "openapi",
+        "healthcheck",
+        "--config",
+        "Examples:",
+        "Exit codes:",
+    ] {
         assert!(help.contains(word), "no {word} in\n{help}");
     }
 }

@@ -10,6 +10,7 @@
 
 mod access;
 mod api;
+mod bench;
 mod cli;
 mod config;
 mod contract;

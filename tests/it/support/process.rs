@@ -4,9 +4,10 @@ use std::{
     fs::File,
     path::PathBuf,
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
-use super::eventually::eventually;
+use super::eventually::{LIMIT, eventually, within};
 
 /// A program that runs.
 pub struct Process {
@@ -57,7 +58,12 @@ impl Process {
 
     /// Waits for its end and returns the exit code, `None` where a signal killed it.
     pub async fn exit_code(&mut self) -> Option<i32> {
-        eventually("the end of the program", async || {
+        self.exit_code_within(LIMIT).await
+    }
+
+    /// The same, for a program that takes longer.
+    pub async fn exit_code_within(&mut self, limit: Duration) -> Option<i32> {
+        within(limit, "the end of the program", async || {
             self.child.try_wait().unwrap().map(|status| status.code()).ok_or("it still runs")
         })
         .await

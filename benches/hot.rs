@@ -1,0 +1,129 @@
+//! The pure pieces that every task passes through, one by one: `cargo bench --bench hot`. What they
+//! add up to is measured by `model-asynch bench`.
+
+#![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark")]
+
+use std::hint::black_box;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use model_asynch::{
+    caller::Caller,
+    clock,
+    model::{HttpMethod, Model, ModelSpec, headers::Headers},
+    spool::file_type,
+    task::{
+        Attempt, CallerHeaders, Lane, ModelId, Running, TaskKey, TenantId,
+        lifecycle::{self, Phase, StoredFile},
+        submission::Submission,
+    },
+};
+use serde_json::value::RawValue;
+
+const HEADERS: &str = "Authorization:Bearer abcdefghijklmnop,X-Region=eu,X-List:\"a,b,c\"";
+
+fn model() -> Model {
+    let now = clock::now();
+    Model {
+        id: ModelId(3),
+        tenant: TenantId(7),
+        creator: "ann".to_owned(),
+        updater: "ann".to_owned(),
+        created_at: now,
+        updated_at: now,
+        spec: ModelSpec {
+            model_name: "tts".to_owned(),
+            base_url: "http://127.0.0.1:5000".to_owned(),
+            route: "/synthesize".to_owned(),
+            http_method: HttpMethod::Post,
+            api_key: Headers::parse(HEADERS).unwrap(),
+            enabled: true,
+            max_concurrency: 10,
+            total_concurrency: 0,
+            queue_limit: 1000,
+            timeout_seconds: 60,
+            retry_times: 0,
+            retry_queue_max_seconds: 0,
+            auto_clean_seconds: 86_400,
+            remark: String::new(),
+            shared: false,
+        },
+    }
+}
+
+fn running() -> Running {
+    let now = clock::now();
+    let tenant = TenantId(7);
+    Running {
+        key: TaskKey { tenant, id: clock::task_id() },
+        lane: Lane { model: ModelId(3), tenant },
+        attempt: Attempt(1),
+        retry_count: 0,
+        lost_attempts: 0,
+        phase: Phase::Model,
+        creator: "ann".to_owned(),
+        model_name: "tts".to_owned(),
+        input_ref: String::new(),
+        request_payload: None,
+        caller_headers: CallerHeaders::default(),
+        traceparent: String::new(),
+        created_at: now,
+        enqueue_at: now,
+    }
+}
+
+fn submission(criterion: &mut Criterion) {
+    let (model, caller) = (model(), Caller::anonymous());
+    for (name, length) in [("150 B", 150), ("100 kB", 100_000)] {
+        let payload = format!(r#"{{"text":"{}"}}"#, "x".repeat(length));
+        criterion.bench_function(&format!("payload of {name} into a task"), |bencher| {
+            bencher.iter(|| {
+                let payload: Box<RawValue> = serde_json::from_str(black_box(&payload)).unwrap();
+                let submission = Submission {
+                    biz_name: "bench",
+                    input_ref: "",
+                    request_payload: Some(payload),
+                    caller_headers: CallerHeaders::default(),
+                    traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+                };
+                submission.check(clock::task_id(), &caller, &model).unwrap()
+            });
+        });
+    }
+}
+
+fn lifecycle(criterion: &mut Criterion) {
+    let task = running();
+    criterion.bench_function("a task that succeeded, as a row", |bencher| {
+        bencher.iter(|| {
+            let stored = StoredFile {
+                oss_file: "http://127.0.0.1/file/0/x.wav".to_owned(),
+                oss_key: "0/x.wav".to_owned(),
+                file_type: "wav".to_owned(),
+                file_size: 48_044,
+            };
+            let transition = lifecycle::succeeded(black_box(&task), stored, None);
+            black_box(transition.row());
+        });
+    });
+}
+
+fn file_types(criterion: &mut Criterion) {
+    let json = br#"{"language":"fra","script":"Latin","confidence":1.0,"reliable":true}"#;
+    let wav = [b"RIFF\x24\xbb\0\0WAVEfmt ".as_slice(), &[0; 496]].concat();
+    for (name, head, content_type) in
+        [("JSON", json.as_slice(), Some("application/json")), ("WAV", wav.as_slice(), Some("audio/wav"))]
+    {
+        criterion.bench_function(&format!("file type of {name}"), |bencher| {
+            bencher.iter(|| file_type::detect(black_box(head), content_type));
+        });
+    }
+}
+
+fn headers(criterion: &mut Criterion) {
+    criterion.bench_function("headers of a model", |bencher| {
+        bencher.iter(|| Headers::parse(black_box(HEADERS)).unwrap());
+    });
+}
+
+criterion_group!(hot, submission, lifecycle, file_types, headers);
+criterion_main!(hot);
