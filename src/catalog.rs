@@ -49,6 +49,8 @@ impl Catalog {
         let found = self.store.model_by_name(tenant, name).await?.map(Arc::new);
         if let Some(model) = &found {
             self.by_name.insert(key, model.clone()).await;
+            // Its lane is about to be claimed from: one look at the database serves both.
+            self.by_id.insert(model.id, model.clone()).await;
         }
         Ok(found)
     }

@@ -61,6 +61,7 @@ pub mod storage;
 pub mod store;
 pub mod wake;
 
+mod breath;
 pub mod caller;
 pub mod clock;
 pub mod config;

@@ -38,6 +38,7 @@ use self::{
     },
 };
 use crate::{
+    breath::Breath,
     config::Database,
     secrets::{Unsealed, Vault},
 };
@@ -150,7 +151,7 @@ impl Store {
         migrate::run(&backend).await?;
         let enqueue = Enqueuer { backend: backend.clone(), vault: vault.clone(), lanes: LaneMemory::default() };
         let (enqueuer, enqueue_committer) = group(enqueue);
-        let (applier, apply_committer) = group(Applier { backend: backend.clone() });
+        let (applier, apply_committer) = group(Applier { backend: backend.clone(), breath: Breath::default() });
         let store = Store { backend, vault, enqueuer, applier, _lock: lock };
         Ok((store, Committers { enqueuer: enqueue_committer, applier: apply_committer }))
     }

@@ -35,6 +35,7 @@ use self::{
     slot::Slots,
 };
 use crate::{
+    breath::Breath,
     catalog::Catalog,
     clock,
     config::Config,
@@ -121,6 +122,8 @@ struct Life {
     /// What this node works on.
     live: LiveSet,
     cut: Cut,
+    /// Lets work gather between the claims of a busy node.
+    breath: Breath,
     /// The last claim failed: rows may be ours without our knowing.
     doubtful: bool,
     failures: i32,
@@ -201,6 +204,7 @@ impl Worker {
             runs: JoinSet::new(),
             live: Arc::default(),
             cut: cut.clone(),
+            breath: Breath::default(),
             doubtful: false,
             failures: 0,
         };
@@ -238,6 +242,7 @@ impl Worker {
             let shared = self.shared.clone();
             tokio::select! {
                 () = stop.cancelled() => break,
+                () = life.breath.end() => {}
                 wake_ups = shared.wake.next(), if rested => {
                     for wake_up in wake_ups {
                         life.lanes.wake(wake_up);
@@ -293,7 +298,7 @@ impl Worker {
                     Err(error) => return self.claim_failed(life, &error).await,
                 }
             }
-            if self.free(life) == 0 || !life.lanes.any_ready() {
+            if !life.breath.is_over() || self.free(life) == 0 || !life.lanes.any_ready() {
                 return true;
             }
             if let Err(error) = self.claim_round(life).await {
@@ -351,6 +356,7 @@ impl Worker {
             return Ok(());
         }
         let Claim { tasks, models, lanes } = self.shared.store.claim(life.node, &wants).await?;
+        life.breath.took(tasks.len());
         let mut newest: HashMap<Lane, DateTime<Utc>> = HashMap::new();
         for task in tasks {
             let lane = task.lane;

@@ -34,6 +34,11 @@ pub(super) trait Commit {
     /// Roughly how many bytes a request brings.
     fn weight(item: &Self::Item) -> usize;
 
+    /// Waits before the next batch is closed, where a little patience makes fewer commits.
+    fn breathe(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
+
     /// Writes the batch in one transaction and answers each request, in order.
     fn commit(&mut self, batch: &[Self::Item]) -> impl Future<Output = Result<Vec<Self::Answer>, StoreError>> + Send;
 }
@@ -83,6 +88,7 @@ impl<C: Commit> Committer<C> {
     /// Commits batch after batch until `stop` is set and everything handed in before is committed.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         while let Some(first) = self.next(&stop).await {
+            self.commit.breathe().await;
             let mut bytes = C::weight(&first.item);
             let (mut items, mut answers) = (vec![first.item], vec![first.answer]);
             while items.len() < MOST_REQUESTS && bytes < MOST_BYTES {

@@ -9,12 +9,20 @@ use sqlx::{
 use super::{Backend, StoreError};
 
 /// Number, name, text for Postgres, text for SQLite.
-const MIGRATIONS: [(i64, &str, &str, &str); 1] = [(
-    1,
-    "tables",
-    include_str!("../../migrations/postgres/0001_tables.sql"),
-    include_str!("../../migrations/sqlite/0001_tables.sql"),
-)];
+const MIGRATIONS: [(i64, &str, &str, &str); 2] = [
+    (
+        1,
+        "tables",
+        include_str!("../../migrations/postgres/0001_tables.sql"),
+        include_str!("../../migrations/sqlite/0001_tables.sql"),
+    ),
+    (
+        4,
+        "task layout",
+        include_str!("../../migrations/postgres/0004_task_layout.sql"),
+        include_str!("../../migrations/sqlite/0004_task_layout.sql"),
+    ),
+];
 
 /// Brings the schema up to date.
 pub(super) async fn run(backend: &Backend) -> Result<(), StoreError> {

@@ -79,7 +79,7 @@ fn arrows_point_down() {
         &["app"],
         &["api", "worker", "cleaner"],
         &["catalog", "oplog", "store", "permits", "wake", "storage", "spool", "periodic"],
-        &["task", "model", "caller", "stats", "config", "secrets", "clock"],
+        &["task", "model", "caller", "stats", "config", "secrets", "clock", "breath"],
     ];
     let layer = |module: &str| layers.iter().position(|layer| layer.contains(&module));
     for (name, text) in files("src", ".rs") {

@@ -47,20 +47,12 @@ macro_rules! lanes {
 
 const LANES: &str = concat!(lanes!(), " SELECT tenant_id, model_id FROM lanes");
 
-/// Hops from owner to owner, then takes all of a dead one's tasks and the overdue ones of the rest.
+/// All that run are looked at, in the one index of running tasks: there are only as many as calls.
 const ABANDONED: &str = "
-    WITH RECURSIVE owners AS (
-        SELECT (SELECT owner FROM asynch_task WHERE state = 1 ORDER BY owner LIMIT 1) AS owner
-        UNION ALL
-        SELECT (SELECT t.owner FROM asynch_task t WHERE t.state = 1 AND t.owner > o.owner ORDER BY t.owner LIMIT 1)
-        FROM owners o WHERE o.owner IS NOT NULL
-    ), limits AS (
-        SELECT o.owner, CASE WHEN n.node IS NULL THEN $1 ELSE $2 END AS before
-        FROM owners o LEFT JOIN asynch_node n ON n.node = o.owner WHERE o.owner IS NOT NULL
-    )
     SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.lost_attempts, t.phase, t.creator, t.model_name
-    FROM limits l CROSS JOIN asynch_task t WHERE t.state = 1 AND t.owner = l.owner AND t.deadline_at < l.before
-    LIMIT $3";
+    FROM asynch_task t
+    WHERE t.state = 1 AND (t.deadline_at < $1 OR t.owner NOT IN (SELECT node FROM asynch_node))
+    LIMIT $2";
 
 /// A task that came back keeps an old place, but has waited only since then: nothing else changes
 /// a queued row.
@@ -112,7 +104,7 @@ pub(in crate::store) async fn lanes_with_work(readers: &SqlitePool) -> Result<Ve
 /// Running tasks of nodes without a lease row, and overdue ones of the others.
 pub(in crate::store) async fn abandoned(readers: &SqlitePool, most: u32) -> Result<Vec<Abandoned>, StoreError> {
     let overdue = now() - OVERDUE_SECONDS * MICROS;
-    let rows = sqlx::query(ABANDONED).bind(i64::MAX).bind(overdue).bind(i64::from(most)).fetch_all(readers).await?;
+    let rows = sqlx::query(ABANDONED).bind(overdue).bind(i64::from(most)).fetch_all(readers).await?;
     rows.iter().map(read_abandoned).collect()
 }
 
