@@ -63,6 +63,8 @@ impl Catalog {
         let asked_at = clock::tick();
         let found = self.store.model_by_name(tenant, name).await?.map(Arc::new);
         if let Some(model) = &found {
+            // Its lane is about to be claimed from: one look at the database serves both.
+            self.by_id.put(model.id, model.clone(), asked_at);
             self.by_name.put(key, model.clone(), asked_at);
         }
         Ok(found)

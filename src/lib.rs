@@ -11,7 +11,7 @@
 //! ```text
 //! cli ─▶ app ─▶ { api, worker, cleaner }
 //!                  ─▶ { catalog, oplog, store, permits, wake, watch, storage, spool, trips, periodic }
-//!                       ─▶ { task, model, caller, token, jwt, stats, config, secrets, egress, clock, faults }
+//!                       ─▶ { task, model, caller, token, jwt, stats, config, secrets, egress, clock, faults, breath }
 //! ```
 //!
 //! * [`task`]: what a task is; `task::lifecycle` says which state follows which, and nobody else.
@@ -66,6 +66,7 @@ mod trips;
 pub mod wake;
 pub mod watch;
 
+mod breath;
 pub mod caller;
 pub mod clock;
 pub mod config;

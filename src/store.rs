@@ -47,6 +47,7 @@ use self::{
     },
 };
 use crate::{
+    breath::Breath,
     config::Database,
     secrets::{Unsealed, Vault},
 };
@@ -193,7 +194,7 @@ impl Store {
     fn over(backend: Backend, entrance: Entrance, vault: Vault, lock: Option<Arc<File>>) -> (Store, Committers) {
         let enqueue = Enqueuer { entrance, vault: vault.clone(), lanes: LaneMemory::default() };
         let (enqueuer, enqueue_committer) = group(enqueue);
-        let (applier, apply_committer) = group(Applier { backend: backend.clone() });
+        let (applier, apply_committer) = group(Applier { backend: backend.clone(), breath: Breath::default() });
         let store = Store { backend, vault, enqueuer, applier, _lock: lock };
         (store, Committers { enqueuer: enqueue_committer, applier: apply_committer })
     }

@@ -41,6 +41,7 @@ use self::{
     slot::{Slot, Slots},
 };
 use crate::{
+    breath::Breath,
     catalog::Catalog,
     clock,
     config::Config,
@@ -138,6 +139,8 @@ struct Life {
     /// What this node works on.
     live: LiveSet,
     cut: Cut,
+    /// Lets work gather between the claims of a busy node.
+    breath: Breath,
     /// The last claim failed: rows may be ours without our knowing.
     doubtful: bool,
     failures: i32,
@@ -235,6 +238,7 @@ impl Worker {
             runs: JoinSet::new(),
             live: Arc::default(),
             cut: cut.clone(),
+            breath: Breath::default(),
             doubtful: false,
             failures: 0,
         };
@@ -290,6 +294,7 @@ impl Worker {
                         }
                     }
                 },
+                () = life.breath.end() => {}
                 wake_ups = shared.wake.next(), if rested => {
                     for wake_up in wake_ups {
                         life.lanes.wake(wake_up);
@@ -345,7 +350,7 @@ impl Worker {
                     Err(error) => return self.claim_failed(life, &error).await,
                 }
             }
-            if self.free(life) == 0 || !life.lanes.any_ready() {
+            if !life.breath.is_over() || self.free(life) == 0 || !life.lanes.any_ready() {
                 self.pulse.looked();
                 return true;
             }
@@ -412,6 +417,7 @@ impl Worker {
         faults::pass(Point::AfterPermit);
         let Claim { tasks, models, lanes } = self.shared.store.claim(life.node, &wants).await?;
         faults::pass_if(!tasks.is_empty(), Point::AfterClaim);
+        life.breath.took(tasks.len());
         let mut newest: HashMap<Lane, DateTime<Utc>> = HashMap::new();
         for task in tasks {
             let lane = task.lane;

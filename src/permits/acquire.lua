@@ -15,9 +15,15 @@ if room <= 0 then
   return 0
 end
 
+local leases = {}
+for seq = first, first + room - 1 do
+  leases[#leases + 1] = now + life
+  leases[#leases + 1] = epoch .. ':' .. string.format('%.0f', seq)
+end
 for _, key in ipairs(KEYS) do
-  for seq = first, first + room - 1 do
-    redis.call('ZADD', key, now + life, epoch .. ':' .. string.format('%.0f', seq))
+  -- Many at once, within what Lua passes to a call.
+  for from = 1, #leases, 1000 do
+    redis.call('ZADD', key, unpack(leases, from, math.min(from + 999, #leases)))
   end
   -- A set that nobody renews vanishes by itself, a bit after its last lease.
   redis.call('PEXPIRE', key, life + 1000)

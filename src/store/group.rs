@@ -38,6 +38,11 @@ pub(super) trait Commit {
     /// Roughly how many bytes a request brings.
     fn weight(item: &Self::Item) -> usize;
 
+    /// Waits before the next batch is closed, where a little patience makes fewer commits.
+    fn breathe(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
+
     /// Writes the batch in one transaction and answers each request, in order.
     fn commit(&mut self, batch: &[Self::Item]) -> impl Future<Output = Result<Vec<Self::Answer>, StoreError>> + Send;
 }
@@ -101,6 +106,7 @@ impl<C: Commit> Committer<C> {
             if first.answer.is_closed() {
                 continue;
             }
+            self.commit.breathe().await;
             // One turn of the runtime: whoever is ready to ask comes along. Nobody is waited for, so
             // it costs an idle service nothing, while a busy one would otherwise commit a few at a
             // time as fast as it can, and have no time left to read requests.

@@ -9,7 +9,7 @@ use sqlx::{
 use super::{Backend, StoreError, on_each};
 
 /// Number, name, text for Postgres, text for SQLite.
-const MIGRATIONS: [(i64, &str, &str, &str); 3] = [
+const MIGRATIONS: [(i64, &str, &str, &str); 4] = [
     (
         1,
         "tables",
@@ -27,6 +27,12 @@ const MIGRATIONS: [(i64, &str, &str, &str); 3] = [
         "watch",
         include_str!("../../migrations/postgres/0003_watch.sql"),
         include_str!("../../migrations/sqlite/0003_watch.sql"),
+    ),
+    (
+        4,
+        "task layout",
+        include_str!("../../migrations/postgres/0004_task_layout.sql"),
+        include_str!("../../migrations/sqlite/0004_task_layout.sql"),
     ),
 ];
 

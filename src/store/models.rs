@@ -17,6 +17,8 @@ macro_rules! model_columns {
     };
 }
 
+pub(super) use model_columns;
+
 /// The columns that [`read_model`] wants to find in a row.
 pub(super) const MODEL_COLUMNS: &str = model_columns!();
 

@@ -1,9 +1,9 @@
 //! The verbs on tasks as SQLite words them. Twin of `postgres`: same functions, same order.
 //!
 //! There is one writer, so `BEGIN IMMEDIATE` is the lock: what a transaction counts stays true
-//! until it commits. A statement costs a trip to the thread that runs it, so new rows are written many
-//! at a time; what changes is written row by row. Time is this
-//! process's clock, read once in each transaction, in microseconds.
+//! until it commits. Statements cost no round trip but two switches between threads, so what is
+//! many takes one statement where it pays. Time is this process's clock, read once in each
+//! transaction, in microseconds.
 
 mod apply;
 mod claim;

@@ -20,8 +20,10 @@ use crate::{
 
 /// How far a lane's cursor stays behind the newest task claimed from it. A task gets its place when
 /// its transaction begins and can be seen when that commits; this must be longer than the two are
-/// apart. What is slower still is found when the lane seems empty, or by the slow scan.
-const SLACK: TimeDelta = TimeDelta::seconds(5);
+/// usually apart. What is slower is found when the lane seems empty, or by the slow scan. Not longer
+/// than needed: while an old transaction holds vacuum back, each claim walks over what was claimed
+/// within it.
+const SLACK: TimeDelta = TimeDelta::seconds(1);
 
 /// Waiting lanes of a model that are worth a look when one of its calls ends: enough to find one
 /// that its own limit does not hold back, few enough for a model that thousands of tenants wait for.

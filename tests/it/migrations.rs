@@ -129,6 +129,25 @@ async fn nodes_that_start_at_once_migrate_once() {
 }
 
 #[tokio::test]
+async fn the_new_layout_of_the_task_table_keeps_what_is_in_it() {
+    let Some(db) = TestDb::new(Kind::Postgres).await else { return };
+    let open = async || Store::open(&db.config, Vault::default()).await.unwrap().0.close().await;
+    open().await;
+    let mut raw = Raw::connect(&db).await;
+    let insert = "INSERT INTO asynch_task (tenant_id, task_id, creator, model_id, model_name, request_payload) \
+                  VALUES (7, gen_random_uuid(), 'ann', 3, 'tts', '{\"n\": 1.0}')";
+    raw.execute(insert).await;
+    let rows = "SELECT to_json(t)::text FROM asynch_task t ORDER BY id";
+    let before = raw.texts(rows).await;
+    raw.execute("DELETE FROM _sqlx_migrations WHERE version = 4").await;
+    open().await;
+    assert_eq!(raw.texts(rows).await, before);
+    raw.execute(insert).await;
+    assert_eq!(raw.texts(rows).await.len(), 2, "ids go on where they were");
+    assert_eq!(raw.texts("SELECT id::text FROM asynch_task GROUP BY id HAVING count(*) > 1").await.len(), 0);
+}
+
+#[tokio::test]
 async fn an_embedded_database_is_opened_by_one_process_at_a_time() {
     let db = TestDb::new(Kind::Sqlite).await.unwrap();
     let (first, _committers) = Store::open(&db.config, Vault::default()).await.unwrap();

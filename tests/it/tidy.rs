@@ -79,7 +79,10 @@ fn arrows_point_down() {
         &["app"],
         &["api", "worker", "cleaner"],
         &["catalog", "oplog", "store", "permits", "wake", "storage", "spool", "trips", "periodic", "watch"],
-        &["task", "model", "caller", "token", "jwt", "stats", "config", "secrets", "egress", "clock", "faults"],
+        &[
+            "task", "model", "caller", "token", "jwt", "stats", "config", "secrets", "egress", "clock", "faults",
+            "breath",
+        ],
     ];
     let layer = |module: &str| layers.iter().position(|layer| layer.contains(&module));
     for (name, text) in files("src", ".rs") {

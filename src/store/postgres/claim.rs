@@ -1,11 +1,11 @@
 //! Taking queued tasks within `maxConcurrency` and `totalConcurrency`.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
-use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row, postgres::PgRow};
+use sqlx::{PgConnection, PgPool, Row, postgres::PgRow};
 use tracing::error;
 
 use super::columns;
@@ -14,7 +14,7 @@ use crate::{
     secrets::Vault,
     store::{
         StoreError,
-        models::{MODEL_COLUMNS, read_model},
+        models::{model_columns, read_model},
         row::Columns,
         tasks::{
             CLAIM_GRACE_SECONDS, Claim, Want,
@@ -22,14 +22,15 @@ use crate::{
             rows::{read_lane, read_running, running_columns},
         },
     },
-    task::{Lane, ModelId, NodeId, Running, lifecycle},
+    task::{Lane, ModelId, NodeId, Running, TenantId, lifecycle},
 };
 
 /// A lane that somebody else is claiming from is left to them.
 const LOCK_LANES: &str = "
-    SELECT o.model_id, o.tenant_id
+    SELECT o.model_id, o.tenant_id, COALESCE(m.total_concurrency > 0, FALSE) AS is_shared
     FROM unnest($1::bigint[], $2::bigint[]) AS w(model_id, tenant_id)
     JOIN asynch_lane_out o ON o.tenant_id = w.tenant_id AND o.model_id = w.model_id
+    LEFT JOIN asynch_models m ON m.id = o.model_id
     ORDER BY o.model_id, o.tenant_id
     FOR UPDATE OF o SKIP LOCKED";
 
@@ -47,11 +48,17 @@ const MAKE_MISSING: &str = "
 const LOCK_MODELS: &str = "
     SELECT id FROM asynch_models WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED";
 
-const COUNT_LANES: &str = "
-    SELECT w.model_id, w.tenant_id,
-           (SELECT count(*) FROM asynch_task t
-            WHERE t.model_id = w.model_id AND t.tenant_id = w.tenant_id AND t.phase = 0 AND t.state = 1) AS running
-    FROM unnest($1::bigint[], $2::bigint[]) AS w(model_id, tenant_id)";
+/// The models that may be called, once for each lane, and what runs in those lanes that are locked.
+const SEE_LANES: &str = concat!(
+    "SELECT ",
+    model_columns!(),
+    ", w.lane_tenant, CASE WHEN w.is_locked THEN (
+           SELECT count(*) FROM asynch_task t
+           WHERE t.model_id = w.lane_model AND t.tenant_id = w.lane_tenant AND t.phase = 0 AND t.state = 1
+       ) END AS running
+    FROM unnest($1::bigint[], $2::bigint[], $3::boolean[]) AS w(lane_model, lane_tenant, is_locked)
+    JOIN asynch_models ON id = w.lane_model AND enabled = 1 AND deleted_at IS NULL"
+);
 
 const COUNT_MODELS: &str = "
     SELECT w.id, (SELECT count(*) FROM asynch_task t
@@ -111,37 +118,52 @@ pub(in crate::store) async fn claim(
 async fn look(connection: &mut PgConnection, vault: &Vault, wants: &[Want]) -> Result<Sight, StoreError> {
     let wanted: BTreeSet<Lane> = wants.iter().map(|want| want.lane).collect();
     let locked = lock_lanes(connection, &wanted).await?;
-    let open = open_models(connection, vault, &wanted).await?;
-    let shared: BTreeSet<i64> = locked
-        .iter()
-        .filter(|lane| open.get(&lane.model).is_some_and(|model| model.spec.total_concurrency > 0))
-        .map(|lane| lane.model.0)
-        .collect();
+    let shared: BTreeSet<i64> = locked.iter().filter(|(_, shared)| **shared).map(|(lane, _)| lane.model.0).collect();
     let total = if shared.is_empty() { HashMap::new() } else { lock_and_count_models(connection, shared).await? };
-    Ok(Sight { running: count_lanes(connection, &locked).await?, total, open })
+    let sight = Sight { total, ..Sight::default() };
+    see_lanes(connection, vault, &wanted, |lane| locked.contains_key(&lane), sight).await
 }
 
-async fn lock_lanes(connection: &mut PgConnection, wanted: &BTreeSet<Lane>) -> Result<BTreeSet<Lane>, StoreError> {
+/// The lanes that are locked now, and whether their model has a limit over all tenants.
+async fn lock_lanes(
+    connection: &mut PgConnection,
+    wanted: &BTreeSet<Lane>,
+) -> Result<BTreeMap<Lane, bool>, StoreError> {
     let (models, tenants) = columns(wanted);
     let rows = sqlx::query(LOCK_LANES).bind(models).bind(tenants).fetch_all(&mut *connection).await?;
-    let locked: BTreeSet<Lane> = rows.iter().map(read_lane).collect::<Result<_, _>>()?;
-    let (models, tenants) = columns(wanted.difference(&locked));
+    let lock = |row: &PgRow| Ok((read_lane(row)?, row.flag("is_shared")?));
+    let locked: BTreeMap<Lane, bool> = rows.iter().map(lock).collect::<Result<_, StoreError>>()?;
+    let (models, tenants) = columns(wanted.iter().filter(|lane| !locked.contains_key(lane)));
     if !models.is_empty() {
         sqlx::query(MAKE_MISSING).bind(models).bind(tenants).execute(connection).await?;
     }
     Ok(locked)
 }
 
-async fn open_models(
+/// Adds to `sight` the models that may be called and what runs in the lanes that are locked.
+async fn see_lanes(
     connection: &mut PgConnection,
     vault: &Vault,
-    lanes: &BTreeSet<Lane>,
-) -> Result<HashMap<ModelId, Arc<Model>>, StoreError> {
-    let ids: BTreeSet<i64> = lanes.iter().map(|lane| lane.model.0).collect();
-    let statement =
-        format!("SELECT {MODEL_COLUMNS} FROM asynch_models WHERE id = ANY($1) AND enabled = 1 AND deleted_at IS NULL");
-    let rows = sqlx::query(AssertSqlSafe(statement)).bind(Vec::from_iter(ids)).fetch_all(connection).await?;
-    Ok(rows.iter().filter_map(|row| readable(row, vault)).map(|model| (model.id, Arc::new(model))).collect())
+    wanted: &BTreeSet<Lane>,
+    is_locked: impl Fn(Lane) -> bool,
+    mut sight: Sight,
+) -> Result<Sight, StoreError> {
+    let (models, tenants) = columns(wanted);
+    let locked: Vec<bool> = wanted.iter().map(|lane| is_locked(*lane)).collect();
+    let rows = sqlx::query(SEE_LANES).bind(models).bind(tenants).bind(locked).fetch_all(connection).await?;
+    let mut read = HashSet::new();
+    for row in &rows {
+        let lane = Lane { model: ModelId(row.big("id")?), tenant: TenantId(row.big("lane_tenant")?) };
+        if read.insert(lane.model)
+            && let Some(model) = readable(row, vault)
+        {
+            sight.open.insert(lane.model, Arc::new(model));
+        }
+        if let Some(running) = row.try_get::<Option<i64>, _>("running")? {
+            sight.running.insert(lane, running);
+        }
+    }
+    Ok(sight)
 }
 
 /// The model, or `None` where its row cannot be read: that closes its own lanes, not the claim.
@@ -152,12 +174,6 @@ fn readable(row: &PgRow, vault: &Vault) -> Option<Model> {
             error!(model_id, %error, "a model cannot be read, its tasks wait");
         })
         .ok()
-}
-
-async fn count_lanes(connection: &mut PgConnection, lanes: &BTreeSet<Lane>) -> Result<HashMap<Lane, i64>, StoreError> {
-    let (models, tenants) = columns(lanes);
-    let rows = sqlx::query(COUNT_LANES).bind(models).bind(tenants).fetch_all(connection).await?;
-    rows.iter().map(|row| Ok((read_lane(row)?, row.big("running")?))).collect()
 }
 
 async fn lock_and_count_models(

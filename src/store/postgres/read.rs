@@ -46,20 +46,12 @@ macro_rules! lanes {
 
 const LANES: &str = concat!(lanes!(), " SELECT tenant_id, model_id FROM lanes");
 
-/// Hops from owner to owner, then takes all of a dead one's tasks and the overdue ones of the rest.
+/// All that run are looked at, in the one index of running tasks: there are only as many as calls.
 const ABANDONED: &str = "
-    WITH RECURSIVE owners AS (
-        (SELECT owner FROM asynch_task WHERE state = 1 ORDER BY owner LIMIT 1)
-        UNION ALL
-        SELECT (SELECT t.owner FROM asynch_task t WHERE t.state = 1 AND t.owner > o.owner ORDER BY t.owner LIMIT 1)
-        FROM owners o WHERE o.owner IS NOT NULL
-    ), limits AS (
-        SELECT o.owner, CASE WHEN n.node IS NULL THEN 'infinity'::timestamptz
-                             ELSE now() - $1 * interval '1 second' END AS before
-        FROM owners o LEFT JOIN asynch_node n ON n.node = o.owner WHERE o.owner IS NOT NULL
-    )
     SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.owner, t.lost_attempts, t.phase, t.creator, t.model_name
-    FROM limits l JOIN asynch_task t ON t.state = 1 AND t.owner = l.owner AND t.deadline_at < l.before
+    FROM asynch_task t
+    WHERE t.state = 1 AND (t.deadline_at < now() - $1 * interval '1 second'
+                           OR t.owner NOT IN (SELECT n.node FROM asynch_node n))
     LIMIT $2";
 
 /// A task that came back keeps an old place, but has waited only since then: nothing else changes

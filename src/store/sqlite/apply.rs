@@ -1,8 +1,10 @@
 //! Changing rows that exist: transitions, adoption, pickup.
 
-use std::sync::Arc;
+use std::{collections::HashSet, ops::Range, sync::Arc};
 
-use sqlx::{AssertSqlSafe, Sqlite, SqliteConnection, SqlitePool, query::Query, sqlite::SqliteArguments, types::Json};
+use serde::Serialize;
+use sqlx::{AssertSqlSafe, SqliteConnection, SqlitePool, types::Json};
+use uuid::fmt::Hyphenated as TextId;
 
 use super::{MICROS, begin, now};
 use crate::{
@@ -13,7 +15,7 @@ use crate::{
         row::Columns,
         tasks::{
             AUTO_CLEAN_SECONDS, Adopted, PickedUp, UPLOAD_DEADLINE_SECONDS, micros,
-            rows::{pickup_columns, read_phase, read_picked_up, read_running, read_state, running_columns},
+            rows::{pickup_columns, read_key, read_phase, read_picked_up, read_running, read_state, running_columns},
             tally::{self, Outcome},
         },
         value::Id,
@@ -24,30 +26,63 @@ use crate::{
     },
 };
 
+/// The changes of a run as a table `c`, from a JSON array: one statement for all of them, because
+/// each costs two switches between threads.
+macro_rules! changes {
+    () => {
+        "(SELECT value ->> 'tenant' AS tenant, value ->> 'task' AS task, value ->> 'fromState' AS from_state,
+                 value ->> 'atAttempt' AS at_attempt, value ->> 'toState' AS to_state, value ->> 'toPhase' AS to_phase,
+                 value ->> 'toTmpFile' AS to_tmp_file, value ->> 'toErrorMsg' AS to_error_msg,
+                 value ->> 'toOssFile' AS to_oss_file, value ->> 'toOssKey' AS to_oss_key,
+                 value ->> 'toFileType' AS to_file_type, value ->> 'toFileSize' AS to_file_size,
+                 value ->> 'rest' AS rest, value ->> 'toHead' AS to_head, value ->> 'toTail' AS to_tail,
+                 value ->> 'retries' AS retries, value ->> 'lost' AS lost, value ->> 'isFinal' AS is_final,
+                 value ->> 'hasCall' AS has_call, value ->> 'atOwner' AS at_owner
+          FROM json_each($1)) AS c"
+    };
+}
+
 /// A first parking that comes again finds its own row and must not pass for a second one, or its
 /// call would be counted twice; of the other arrows the guard on the state says the same.
-const CHANGE: &str = "
-    UPDATE asynch_task
-    SET state = $5, phase = $6, tmp_file = $7, error_msg = COALESCE($8, error_msg),
-        oss_file = COALESCE($10, oss_file), oss_key = COALESCE($9, oss_key),
-        file_type = COALESCE($11, file_type), file_size = COALESCE($12, file_size),
-        retry_count = retry_count + $13, lost_attempts = lost_attempts + $14,
-        due_at = $15,
-        enqueue_at = CASE WHEN $16 THEN created_at ELSE COALESCE($17, enqueue_at) END,
-        owner = CASE WHEN $18 IS NOT NULL THEN owner END,
-        deadline_at = $18,
-        finished_at = $19,
-        expire_at = CASE WHEN $20 THEN $21 + $22 * COALESCE(
-            (SELECT auto_clean_seconds FROM asynch_models m WHERE m.id = asynch_task.model_id), $23) END,
-        updated_at = $21
-    WHERE tenant_id = $1 AND task_id = $2 AND state = $4 AND attempt = $3 AND ($25 IS NULL OR owner = $25)
-      AND NOT ($24 AND $5 = $4 AND phase = $6 AND tmp_file = $7 AND error_msg = COALESCE($8, error_msg))";
+const CHANGE: &str = concat!(
+    "
+    UPDATE asynch_task AS t
+    SET state = c.to_state, phase = c.to_phase, tmp_file = c.to_tmp_file,
+        error_msg = COALESCE(c.to_error_msg, t.error_msg),
+        oss_file = COALESCE(c.to_oss_file, t.oss_file), oss_key = COALESCE(c.to_oss_key, t.oss_key),
+        file_type = COALESCE(c.to_file_type, t.file_type), file_size = COALESCE(c.to_file_size, t.file_size),
+        retry_count = t.retry_count + c.retries, lost_attempts = t.lost_attempts + c.lost,
+        due_at = $2 + c.rest,
+        enqueue_at = CASE WHEN c.to_head THEN t.created_at WHEN c.to_tail THEN $2 + COALESCE(c.rest, 0)
+                          ELSE t.enqueue_at END,
+        owner = CASE WHEN c.to_state = $3 THEN t.owner END,
+        deadline_at = CASE WHEN c.to_state = $3 THEN $2 + $4 END,
+        finished_at = CASE WHEN c.is_final THEN $2 END,
+        expire_at = CASE WHEN c.to_state = $5 THEN $2 + $6 * COALESCE(
+            (SELECT auto_clean_seconds FROM asynch_models m WHERE m.id = t.model_id), $7) END,
+        updated_at = $2
+    FROM ",
+    changes!(),
+    "
+    WHERE t.tenant_id = c.tenant AND t.task_id = c.task AND t.state = c.from_state AND t.attempt = c.at_attempt
+      AND (c.at_owner IS NULL OR t.owner = c.at_owner)
+      AND NOT (c.has_call AND c.to_state = c.from_state AND t.phase = c.to_phase AND t.tmp_file = c.to_tmp_file
+               AND t.error_msg = COALESCE(c.to_error_msg, t.error_msg))
+    RETURNING tenant_id, task_id"
+);
 
-/// A row that looks as if the change had been made before. A success may have been picked up since.
-const REPEATED: &str = "
-    SELECT 1 FROM asynch_task
-    WHERE tenant_id = $1 AND task_id = $2 AND attempt = $3 AND (state = $5 OR ($5 = $10 AND state = $11))
-      AND phase = $6 AND tmp_file = $7 AND error_msg = COALESCE($8, error_msg) AND oss_key = COALESCE($9, oss_key)";
+/// Rows that look as if the change had been made before. A success may have been picked up since.
+const REPEATED: &str = concat!(
+    "
+    SELECT t.tenant_id, t.task_id FROM ",
+    changes!(),
+    "
+    CROSS JOIN asynch_task t
+    WHERE t.tenant_id = c.tenant AND t.task_id = c.task
+      AND t.attempt = c.at_attempt AND (t.state = c.to_state OR (c.to_state = $2 AND t.state = $3))
+      AND t.phase = c.to_phase AND t.tmp_file = c.to_tmp_file
+      AND t.error_msg = COALESCE(c.to_error_msg, t.error_msg) AND t.oss_key = COALESCE(c.to_oss_key, t.oss_key)"
+);
 
 const COUNT_CALLS: &str = "
     INSERT INTO asynch_model_stat (day, tenant_id, creator, model_name, request_count, success_count, failure_count,
@@ -84,7 +119,33 @@ const PICK_UP_READY: &str = "
     UPDATE asynch_task
     SET state = $4, updated_at = $5, expire_at = $5 + $6 * COALESCE(
         (SELECT auto_clean_seconds FROM asynch_models m WHERE m.id = asynch_task.model_id), $7)
-    WHERE tenant_id = $1 AND task_id = $2 AND state = $3";
+    WHERE tenant_id = $1 AND task_id IN (SELECT value FROM json_each($2)) AND state = $3";
+
+/// One transition as `changes!()` reads it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ChangeRow<'a> {
+    tenant: i64,
+    task: TextId,
+    from_state: i16,
+    at_attempt: i32,
+    to_state: i16,
+    to_phase: i16,
+    to_tmp_file: &'a str,
+    to_error_msg: Option<String>,
+    to_oss_file: Option<&'a str>,
+    to_oss_key: Option<&'a str>,
+    to_file_type: Option<&'a str>,
+    to_file_size: Option<i64>,
+    rest: Option<i64>,
+    to_head: bool,
+    to_tail: bool,
+    retries: i32,
+    lost: i32,
+    is_final: bool,
+    has_call: bool,
+    at_owner: Option<TextId>,
+}
 
 /// Applies a batch and counts its calls.
 pub(in crate::store) async fn apply(
@@ -93,68 +154,106 @@ pub(in crate::store) async fn apply(
 ) -> Result<Vec<Outcome>, StoreError> {
     let mut transaction = begin(writer).await?;
     let now = now();
-    let mut outcomes = Vec::with_capacity(transitions.len());
-    for transition in transitions {
-        outcomes.push(apply_one(&mut transaction, transition, now).await?);
+    let mut outcomes = vec![Outcome::Stale; transitions.len()];
+    for run in tally::runs(transitions) {
+        apply_run(&mut transaction, transitions, &mut outcomes, run, now).await?;
     }
     count_calls(&mut transaction, transitions, &outcomes, now).await?;
     transaction.commit().await?;
     Ok(outcomes)
 }
 
-async fn apply_one(
+/// Applies transitions of different tasks.
+async fn apply_run(
     connection: &mut SqliteConnection,
-    transition: &Transition,
+    transitions: &[Transition],
+    outcomes: &mut [Outcome],
+    run: Range<usize>,
     now: i64,
-) -> Result<Outcome, StoreError> {
-    let row = transition.row();
-    let rest = row.delay.map(micros);
-    let changed = bind_guard(sqlx::query(CHANGE), transition)
-        .bind(row.stored.map(|stored| stored.oss_file.clone()))
-        .bind(row.stored.map(|stored| stored.file_type.clone()))
-        .bind(row.stored.map(|stored| i64::try_from(stored.file_size).unwrap_or(i64::MAX)))
-        .bind(row.retries)
-        .bind(row.lost)
-        .bind(rest.map(|rest| now + rest))
-        .bind(row.place == Place::Head)
-        .bind((row.place == Place::Tail).then_some(now + rest.unwrap_or_default()))
-        .bind((row.state == State::Running).then_some(now + UPLOAD_DEADLINE_SECONDS * MICROS))
-        .bind(row.state.is_final().then_some(now))
-        .bind(row.state == State::Failed)
-        .bind(now)
-        .bind(MICROS)
-        .bind(AUTO_CLEAN_SECONDS)
-        .bind(transition.call().is_some())
-        .bind(row.owner.map(|owner| Id(owner.0)))
-        .execute(&mut *connection)
-        .await?;
-    if changed.rows_affected() == 1 {
-        return Ok(Outcome::Done);
+) -> Result<(), StoreError> {
+    let mut left: Vec<usize> = run.collect();
+    let changed = change(connection, transitions, &left, now).await?;
+    left.retain(|&n| {
+        let done = changed.contains(&transitions[n].key());
+        if done {
+            outcomes[n] = Outcome::Done;
+        }
+        !done
+    });
+    if left.is_empty() {
+        return Ok(());
     }
-    let repeated = bind_guard(sqlx::query(REPEATED), transition)
-        .bind(PICK_UP.from.number())
-        .bind(PICK_UP.to.number())
-        .fetch_optional(connection)
-        .await?;
-    Ok(if repeated.is_some() { Outcome::Repeated } else { Outcome::Stale })
+    let repeated = find_repeated(connection, transitions, &left).await?;
+    for n in left.into_iter().filter(|&n| repeated.contains(&transitions[n].key())) {
+        outcomes[n] = Outcome::Repeated;
+    }
+    Ok(())
 }
 
-/// Binds `$1` to `$9`, which both statements on a transition have in common.
-fn bind_guard<'q>(
-    query: Query<'q, Sqlite, SqliteArguments>,
-    transition: &Transition,
-) -> Query<'q, Sqlite, SqliteArguments> {
-    let row = transition.row();
-    query
-        .bind(row.key.tenant.0)
-        .bind(Id(row.key.id.0))
-        .bind(row.attempt.0)
-        .bind(row.from.number())
-        .bind(row.state.number())
-        .bind(row.phase.number())
-        .bind(row.tmp_file.to_owned())
-        .bind(row.error_msg.map(tally::storable))
-        .bind(row.stored.map(|stored| stored.oss_key.clone()))
+async fn change(
+    connection: &mut SqliteConnection,
+    all: &[Transition],
+    run: &[usize],
+    now: i64,
+) -> Result<HashSet<TaskKey>, StoreError> {
+    let rows = sqlx::query(CHANGE)
+        .bind(changes(all, run))
+        .bind(now)
+        .bind(State::Running.number())
+        .bind(UPLOAD_DEADLINE_SECONDS * MICROS)
+        .bind(State::Failed.number())
+        .bind(MICROS)
+        .bind(AUTO_CLEAN_SECONDS)
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(read_key).collect()
+}
+
+async fn find_repeated(
+    connection: &mut SqliteConnection,
+    all: &[Transition],
+    run: &[usize],
+) -> Result<HashSet<TaskKey>, StoreError> {
+    let rows = sqlx::query(REPEATED)
+        .bind(changes(all, run))
+        .bind(PICK_UP.from.number())
+        .bind(PICK_UP.to.number())
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(read_key).collect()
+}
+
+/// The parameter of `changes!()`.
+fn changes<'a>(all: &'a [Transition], run: &[usize]) -> Json<Vec<ChangeRow<'a>>> {
+    Json(run.iter().map(|&n| ChangeRow::from(&all[n])).collect())
+}
+
+impl<'a> From<&'a Transition> for ChangeRow<'a> {
+    fn from(transition: &'a Transition) -> ChangeRow<'a> {
+        let row = transition.row();
+        ChangeRow {
+            tenant: row.key.tenant.0,
+            task: row.key.id.0.hyphenated(),
+            from_state: row.from.number(),
+            at_attempt: row.attempt.0,
+            to_state: row.state.number(),
+            to_phase: row.phase.number(),
+            to_tmp_file: row.tmp_file,
+            to_error_msg: row.error_msg.map(tally::storable),
+            to_oss_file: row.stored.map(|stored| stored.oss_file.as_str()),
+            to_oss_key: row.stored.map(|stored| stored.oss_key.as_str()),
+            to_file_type: row.stored.map(|stored| stored.file_type.as_str()),
+            to_file_size: row.stored.map(|stored| i64::try_from(stored.file_size).unwrap_or(i64::MAX)),
+            rest: row.delay.map(micros),
+            to_head: row.place == Place::Head,
+            to_tail: row.place == Place::Tail,
+            retries: row.retries,
+            lost: row.lost,
+            is_final: row.state.is_final(),
+            has_call: transition.call().is_some(),
+            at_owner: row.owner.map(|owner| owner.0.hyphenated()),
+        }
+    }
 }
 
 async fn count_calls(
@@ -228,23 +327,19 @@ pub(in crate::store) async fn pick_up(
     let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
     let rows = sqlx::query(READ_PICKUP).bind(tenant.0).bind(Json(ids)).fetch_all(readers).await?;
     let tasks: Vec<PickedUp> = rows.iter().map(read_picked_up).collect::<Result<_, _>>()?;
-    let ready: Vec<&PickedUp> = tasks.iter().filter(|task| task.state == PICK_UP.from).collect();
+    let ready = tasks.iter().filter(|task| task.state == PICK_UP.from).map(|task| task.id.to_string());
+    let ready: Vec<String> = ready.collect();
     if !ready.is_empty() {
-        let mut transaction = begin(writer).await?;
-        let now = now();
-        for task in ready {
-            sqlx::query(PICK_UP_READY)
-                .bind(tenant.0)
-                .bind(Id(task.id.0))
-                .bind(PICK_UP.from.number())
-                .bind(PICK_UP.to.number())
-                .bind(now)
-                .bind(MICROS)
-                .bind(AUTO_CLEAN_SECONDS)
-                .execute(&mut *transaction)
-                .await?;
-        }
-        transaction.commit().await?;
+        sqlx::query(PICK_UP_READY)
+            .bind(tenant.0)
+            .bind(Json(ready))
+            .bind(PICK_UP.from.number())
+            .bind(PICK_UP.to.number())
+            .bind(now())
+            .bind(MICROS)
+            .bind(AUTO_CLEAN_SECONDS)
+            .execute(writer)
+            .await?;
     }
     Ok(tasks)
 }

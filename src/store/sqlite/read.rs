@@ -47,20 +47,13 @@ macro_rules! lanes {
 
 const LANES: &str = concat!(lanes!(), " SELECT tenant_id, model_id FROM lanes");
 
-/// Hops from owner to owner, then takes all of a dead one's tasks. Deadlines are no reason: they are
-/// on this process's own wall clock, which may jump, and it is this process that keeps them.
+/// All that run are looked at, in the one index of running tasks: there are only as many as calls.
+/// Deadlines are no reason: they are on this process's own wall clock, which may jump, and it is this
+/// process that keeps them.
 const ABANDONED: &str = "
-    WITH RECURSIVE owners AS (
-        SELECT (SELECT owner FROM asynch_task WHERE state = 1 ORDER BY owner LIMIT 1) AS owner
-        UNION ALL
-        SELECT (SELECT t.owner FROM asynch_task t WHERE t.state = 1 AND t.owner > o.owner ORDER BY t.owner LIMIT 1)
-        FROM owners o WHERE o.owner IS NOT NULL
-    ), dead AS (
-        SELECT o.owner FROM owners o
-        WHERE o.owner IS NOT NULL AND NOT EXISTS (SELECT 1 FROM asynch_node n WHERE n.node = o.owner)
-    )
     SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.owner, t.lost_attempts, t.phase, t.creator, t.model_name
-    FROM dead d CROSS JOIN asynch_task t WHERE t.state = 1 AND t.owner = d.owner
+    FROM asynch_task t
+    WHERE t.state = 1 AND t.owner NOT IN (SELECT node FROM asynch_node)
     LIMIT $1";
 
 /// A task that came back keeps an old place, but has waited only since then: nothing else changes

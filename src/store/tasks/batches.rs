@@ -4,6 +4,7 @@ use sqlx::SqlitePool;
 
 use super::{Enqueued, admission::LaneMemory, tally::Outcome};
 use crate::{
+    breath::Breath,
     secrets::Vault,
     store::{Backend, StoreError, group::Commit, postgres, sqlite},
     task::{
@@ -31,6 +32,7 @@ pub(in crate::store) enum Entrance {
 /// Applies transitions.
 pub(in crate::store) struct Applier {
     pub(in crate::store) backend: Backend,
+    pub(in crate::store) breath: Breath,
 }
 
 impl Commit for Enqueuer {
@@ -59,8 +61,16 @@ impl Commit for Applier {
         ROW_BYTES + transition.row().error_msg.map_or(0, str::len)
     }
 
+    async fn breathe(&mut self) {
+        if !self.breath.is_over() {
+            self.breath.end().await;
+        }
+    }
+
     async fn commit(&mut self, batch: &[Transition]) -> Result<Vec<Applied>, StoreError> {
-        apply(&self.backend, batch).await
+        let applied = apply(&self.backend, batch).await;
+        self.breath.took(batch.len());
+        applied
     }
 }
 
