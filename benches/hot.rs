@@ -12,8 +12,8 @@ use model_asynch::{
     model::{HttpMethod, Model, ModelSpec, headers::Headers},
     spool::file_type,
     task::{
-        Attempt, CallerHeaders, Lane, ModelId, Phase, Running, TaskKey, TenantId,
-        lifecycle::{self, StoredFile},
+        Attempt, CallerHeaders, Lane, ModelId, Running, TaskKey, TenantId,
+        lifecycle::{self, Phase, StoredFile},
         submission::Submission,
     },
 };
