@@ -57,7 +57,7 @@ enum Command {
     /// Show it at work with real models, in a temporary folder and without any settings
     Demo(demo::Args),
     /// Measure what this machine can do: rates, latencies, and what a task costs
-    Bench(bench::Args),
+    Bench(Box<bench::Args>),
     /// Bring the database schema up to date, and end
     Migrate,
     /// Check the configuration and show what is in force, secrets masked
@@ -84,7 +84,7 @@ impl Cli {
         match self.command.unwrap_or(Command::Serve) {
             Command::Serve => block_on(serve::run(load_from(file)?)),
             Command::Demo(args) => block_on(demo::run(args)),
-            Command::Bench(args) => block_on(bench::run(args, file)),
+            Command::Bench(args) => block_on(bench::run(*args, file)),
             Command::Migrate => block_on(migrate::run(load_from(file)?)),
             Command::CheckConfig => check_config::run(file),
             Command::Openapi => openapi::run(),

@@ -113,7 +113,7 @@ struct Options {
     /// Redis server to measure with [default: permits are kept in the process]
     #[arg(long, global = true, value_name = "URL")]
     redis: Option<Url>,
-    /// Where results go; s3 takes its settings from the configuration (MODEL_ASYNCH__OSS__…)
+    /// Where results go; s3 takes its settings from the section oss of config.yml, or its variables
     #[arg(long, global = true, value_name = "KIND", default_value = "fs")]
     storage: Kind,
     /// Folder for the embedded database, results and logs: the disk that is measured [default: the temporary folder]
@@ -185,8 +185,8 @@ pub(super) async fn run(args: Args, config: Option<&Path>) -> anyhow::Result<()>
         What::Service => return part::service(config.context("the service under test needs a configuration")?).await,
         What::Model => return part::model(&args.options.model_address).await,
         What::Plot { file, out } => return plot::draw(file, out),
-        What::Enqueue | What::Drain | What::Latency | What::Backlog | What::Fairness | What::Pickup | What::Memory => {}
-        What::All => {}
+        What::Enqueue | What::Drain | What::Latency | What::Backlog => {}
+        What::Fairness | What::Pickup | What::Memory | What::All => {}
     }
     check(&args.options)?;
     let mut signals = Signals::new().context("cannot listen for signals")?;

@@ -48,7 +48,7 @@ enum Backend {
     Postgres {
         pool: PgPool,
         /// A connection to the database that was there before.
-        server: PgConnectOptions,
+        server: Box<PgConnectOptions>,
         name: String,
     },
     Sqlite {
@@ -85,7 +85,7 @@ impl Scratch {
         let mut own = url::Url::parse(url).map_err(|error| StoreError::Broken(format!("the URL: {error}")))?;
         own.set_path(&name);
         let pool = PgPoolOptions::new().max_connections(CONNECTIONS).connect_lazy_with(server.clone().database(&name));
-        Ok((Scratch { backend: Backend::Postgres { pool, server, name } }, own.into()))
+        Ok((Scratch { backend: Backend::Postgres { pool, server: Box::new(server), name } }, own.into()))
     }
 
     /// Looks on at the embedded database in `path`, which the service makes.
@@ -109,7 +109,7 @@ impl Scratch {
         match self.backend {
             Backend::Postgres { pool, server, name } => {
                 pool.close().await;
-                let mut connection = PgConnection::connect_with(&server).await?;
+                let mut connection = PgConnection::connect_with(&*server).await?;
                 let statement = format!("{DROP} {name} WITH (FORCE)");
                 sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await?;
             }

@@ -20,7 +20,11 @@ use super::{
 use crate::{
     clock,
     config::check,
-    store::{Store, bench::Fill, tasks::Want},
+    store::{
+        Store,
+        bench::Fill,
+        tasks::{MOST_CLAIMED, Want},
+    },
     task::{Lane, ModelId, TenantId, lifecycle},
 };
 
@@ -46,7 +50,7 @@ const CONNECTIONS: usize = 32;
 /// Claims that are timed.
 const CLAIMS: usize = 10;
 
-/// Lanes asked in one claim, and tasks of each: as the worker does.
+/// Most lanes asked in one claim: as the worker does.
 const CLAIMED_LANES: u64 = 64;
 
 /// The tenant that creates tasks beside the backlog.
@@ -152,7 +156,7 @@ async fn claims(stage: &Stage<'_>, model: ModelId, lanes: u64) -> anyhow::Result
     let node = clock::node_id();
     store.register_node(node, "bench", Duration::from_secs(60)).await?;
     let asked = lanes.saturating_sub(1).clamp(1, CLAIMED_LANES);
-    let most = u32::try_from(256 / asked)?.min(u32::try_from(LIMIT)?.max(u32::try_from(256 / asked)?));
+    let most = u32::try_from(MOST_CLAIMED as u64 / asked)?;
     let wants: Vec<Want> = (0..asked)
         .map(|tenant| Lane { model, tenant: TenantId(2 + i64::try_from(tenant).unwrap_or_default()) })
         .map(|lane| Want { lane, most, since: None })

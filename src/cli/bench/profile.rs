@@ -95,6 +95,8 @@ fn is_ours(name: &str) -> bool {
 fn share(line: &str) -> Option<(String, f64)> {
     let (share, rest) = line.trim().split_once('%')?;
     let (_, name) = rest.split_once("] ")?;
+    // Newer versions of perf have more columns, far to the right.
+    let name = name.split("   ").next().unwrap_or(name);
     Some((name.trim().to_owned(), share.parse().ok()?))
 }
 
@@ -108,7 +110,7 @@ mod tests {
             share("    12.34%     1.20%  [.] a::b::{{closure}} "),
             Some(("a::b::{{closure}}".to_owned(), 12.34))
         );
-        assert_eq!(share("     2.00%  [k] sys"), Some(("sys".to_owned(), 2.0)));
+        assert_eq!(share("     2.00%  [k] sys                 -      -"), Some(("sys".to_owned(), 2.0)));
         assert_eq!(share("# Overhead  Symbol"), None);
     }
 }
