@@ -140,6 +140,7 @@ impl Case {
         }
         let settings = settings(&[
             ("database.url", &postgres.url(&name)),
+            ("egress.otherwise", "all"),
             ("database.maxConnections", "4"),
             ("redis.url", &redis.url()),
             ("redis.keyPrefix", &format!("{name}:")),

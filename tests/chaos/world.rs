@@ -90,6 +90,7 @@ impl World {
         postgres.create("chaos").await;
         let base = settings(&[
             ("database.url", &postgres.url("chaos")),
+            ("egress.otherwise", "all"),
             ("database.maxConnections", "8"),
             ("redis.url", &redis.url()),
             ("worker.leaseSeconds", &LEASE.to_string()),
