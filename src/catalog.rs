@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::Semaphore;
+
 use crate::{
     clock,
     model::Model,
@@ -26,10 +28,18 @@ const REFRESH: Duration = Duration::from_millis(500);
 /// Most entries of each kind; forgotten all at once beyond that.
 const CAPACITY: usize = 20_000;
 
+/// Names looked up at once: thousands of requests for a model that nobody has asked for lately, or
+/// that does not exist, must not take every connection to the database.
+const LOOKUPS: usize = 4;
+
+/// How long a request waits for its turn to look a name up.
+const TURN_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Known models; cheap to clone.
 #[derive(Clone)]
 pub struct Catalog {
     store: Store,
+    lookups: Arc<Semaphore>,
     by_name: Arc<Known<(TenantId, String)>>,
     by_id: Arc<Known<ModelId>>,
 }
@@ -47,7 +57,7 @@ struct Entry {
 impl Catalog {
     /// An empty catalog over that store.
     pub fn new(store: Store) -> Catalog {
-        Catalog { store, by_name: Arc::default(), by_id: Arc::default() }
+        Catalog { store, lookups: Arc::new(Semaphore::new(LOOKUPS)), by_name: Arc::default(), by_id: Arc::default() }
     }
 
     /// The model that `tenant` means by `name`. What is not there is never remembered, so a model
@@ -57,7 +67,14 @@ impl Catalog {
     /// Those of the store.
     pub async fn by_name(&self, tenant: TenantId, name: &str) -> Result<Option<Arc<Model>>, StoreError> {
         let key = (tenant, name.to_owned());
-        if let Some(model) = self.by_name.get(&key, clock::tick()) {
+        let began = clock::tick();
+        if let Some(model) = self.by_name.get(&key, began) {
+            return Ok(Some(model));
+        }
+        let late = |_| StoreError::Unavailable("too many requests look models up".to_owned());
+        let _turn = tokio::time::timeout(TURN_TIMEOUT, self.lookups.acquire()).await.map_err(late)?;
+        // Whoever had the turn before may have brought it.
+        if let Some(model) = self.by_name.read_since(&key, began) {
             return Ok(Some(model));
         }
         let asked_at = clock::tick();
@@ -118,6 +135,11 @@ impl<K: Eq + Hash> Known<K> {
         Some(entry.model.clone())
     }
 
+    /// The model if somebody read it at `since` or later.
+    fn read_since(&self, key: &K, since: Instant) -> Option<Arc<Model>> {
+        self.entries().get(key).filter(|entry| entry.read_at >= since).map(|entry| entry.model.clone())
+    }
+
     /// Remembers a model that was asked for at `asked_at`: it may have changed since.
     fn put(&self, key: K, model: Arc<Model>, asked_at: Instant) {
         let mut entries = self.entries();
@@ -165,6 +187,15 @@ mod tests {
         known.put(1, model(), read);
         assert!(known.get(&1, read + REFRESH / 2).is_some());
         assert!(known.get(&1, read + TTL).is_none());
+    }
+
+    #[test]
+    fn who_waited_for_a_turn_takes_only_what_was_read_meanwhile() {
+        let known = Known::default();
+        let began = clock::tick();
+        known.put(1, model(), began);
+        assert!(known.read_since(&1, began).is_some());
+        assert!(known.read_since(&1, began + REFRESH).is_none());
     }
 
     #[test]
