@@ -249,6 +249,8 @@ fn is_private(address: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn rules(text: &[&str]) -> Vec<Rule> {
@@ -358,5 +360,33 @@ mod tests {
         assert!(!local.resolve("localhost").await.unwrap().is_empty());
         assert!(matches!(public.resolve("localhost").await, Err(Unreachable::Denied(_))));
         assert!(matches!(public.resolve("nowhere.invalid").await, Err(Unreachable::Unresolved(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_read_as_a_name_reads_back_as_the_same_rule(
+            text in prop_oneof![any::<String>(), r"(\*\.)?[A-Za-z0-9.\-/:%]{0,24}"],
+        ) {
+            match Rule::parse(&text) {
+                Some(Rule::Host(name)) => prop_assert_eq!(Rule::parse(&name), Some(Rule::Host(name))),
+                Some(Rule::Below(suffix)) => {
+                    prop_assert!(suffix.starts_with('.') && suffix.len() > 1, "{suffix:?} would name every host");
+                    prop_assert_eq!(Rule::parse(&format!("*{suffix}")), Some(Rule::Below(suffix)));
+                }
+                Some(Rule::Net(net)) => prop_assert_eq!(Rule::parse(&net.to_string()), Some(Rule::Net(net))),
+                None => {}
+            }
+        }
+
+        #[test]
+        fn an_address_inside_another_is_judged_like_itself(four: std::net::Ipv4Addr) {
+            let public = egress(&[], &[], Otherwise::Public);
+            let [a, b, c, d] = four.octets();
+            let nat64 = format!("64:ff9b::{a:02x}{b:02x}:{c:02x}{d:02x}");
+            let relay = format!("2002:{a:02x}{b:02x}:{c:02x}{d:02x}::1");
+            for six in [format!("::ffff:{four}"), nat64, relay] {
+                prop_assert_eq!(may(&public, "h", &six), may(&public, "h", &four.to_string()), "{}", six);
+            }
+        }
     }
 }
