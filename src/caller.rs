@@ -114,6 +114,8 @@ fn object(header: &str) -> Option<Map<String, Value>> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn ann() -> Caller {
@@ -164,5 +166,36 @@ mod tests {
         assert_eq!(ann().acting_for(Some(TenantId(7))), Ok(ann()));
         assert_eq!(ann().acting_for(None), Ok(ann()));
         assert_eq!(Caller::anonymous().acting_for(Some(TenantId(8))).unwrap().tenant, TenantId(8));
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_is_too_odd_to_be_read_or_refused(
+            header in prop_oneof![any::<String>(), "[{%7B\"A-Za-z0-9+/=_-]{0,80}"],
+        ) {
+            if let Ok(caller) = Caller::from_user_info(&header) {
+                prop_assert!(is_name(&caller.user));
+            }
+        }
+
+        #[test]
+        fn a_caller_is_the_same_in_every_spelling(tenant: i64, name: String, admin: bool) {
+            let info = serde_json::json!({ "tenantId": tenant.to_string(), "userName": name, "admin": admin });
+            let json = info.to_string();
+            let plain = Caller::from_user_info(&json);
+            let percent = percent_encoding::utf8_percent_encode(&json, percent_encoding::NON_ALPHANUMERIC).to_string();
+            let standard = base64::engine::general_purpose::STANDARD.encode(&json);
+            let url_safe = base64::engine::general_purpose::URL_SAFE.encode(&json);
+            for header in [percent, standard, url_safe] {
+                prop_assert_eq!(&Caller::from_user_info(&header), &plain, "{}", header);
+            }
+            prop_assert_eq!(plain.is_ok(), is_name(&name));
+            if let Ok(caller) = plain {
+                prop_assert_eq!((caller.tenant.0, caller.user.as_str()), (tenant, name.as_str()));
+                prop_assert_eq!(caller.is_admin(), admin);
+                let passed_on = Caller::from_user_info(&caller.user_info()).unwrap();
+                prop_assert_eq!((passed_on.tenant, passed_on.user), (caller.tenant, caller.user));
+            }
+        }
     }
 }

@@ -86,10 +86,15 @@ impl Rule {
             Some(name) => (true, name),
             None => (false, text),
         };
-        match Host::parse(name).ok().filter(|_| !name.contains('*'))? {
-            Host::Domain(name) if below => Some(Rule::Below(format!(".{}", plain(&name)))),
-            Host::Domain(name) => Some(Rule::Host(plain(&name))),
-            Host::Ipv4(_) | Host::Ipv6(_) => None,
+        let name = match Host::parse(name).ok().filter(|_| !name.contains('*'))? {
+            Host::Domain(name) => plain(&name),
+            Host::Ipv4(_) | Host::Ipv6(_) => return None,
+        };
+        match below {
+            // The root alone is nobody's host.
+            _ if name.is_empty() => None,
+            true => Some(Rule::Below(format!(".{name}"))),
+            false => Some(Rule::Host(name)),
         }
     }
 
@@ -249,6 +254,8 @@ fn is_private(address: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn rules(text: &[&str]) -> Vec<Rule> {
@@ -340,7 +347,7 @@ mod tests {
         assert_eq!(Rule::parse("10.1.2.3"), Rule::parse("10.1.2.3/32"));
         assert_eq!(Rule::parse("GPU.Example.com."), Some(Rule::Host("gpu.example.com".into())));
         assert_eq!(Rule::parse("*.example.com"), Some(Rule::Below(".example.com".into())));
-        for text in ["", "*", "*.", "10.0.0.0/40", "http://a", "a b", "*.10.0.0.1", "a/8"] {
+        for text in ["", ".", "*", "*.", "*..", "10.0.0.0/40", "http://a", "a b", "*.10.0.0.1", "a/8"] {
             assert_eq!(Rule::parse(text), None, "{text:?}");
         }
     }
@@ -358,5 +365,33 @@ mod tests {
         assert!(!local.resolve("localhost").await.unwrap().is_empty());
         assert!(matches!(public.resolve("localhost").await, Err(Unreachable::Denied(_))));
         assert!(matches!(public.resolve("nowhere.invalid").await, Err(Unreachable::Unresolved(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_read_as_a_name_reads_back_as_the_same_rule(
+            text in prop_oneof![any::<String>(), r"(\*\.)?[A-Za-z0-9.\-/:%]{0,24}"],
+        ) {
+            match Rule::parse(&text) {
+                Some(Rule::Host(name)) => prop_assert_eq!(Rule::parse(&name), Some(Rule::Host(name))),
+                Some(Rule::Below(suffix)) => {
+                    prop_assert!(suffix.starts_with('.') && suffix.len() > 1, "{suffix:?} would name every host");
+                    prop_assert_eq!(Rule::parse(&format!("*{suffix}")), Some(Rule::Below(suffix)));
+                }
+                Some(Rule::Net(net)) => prop_assert_eq!(Rule::parse(&net.to_string()), Some(Rule::Net(net))),
+                None => {}
+            }
+        }
+
+        #[test]
+        fn an_address_inside_another_is_judged_like_itself(four: std::net::Ipv4Addr) {
+            let public = egress(&[], &[], Otherwise::Public);
+            let [a, b, c, d] = four.octets();
+            let nat64 = format!("64:ff9b::{a:02x}{b:02x}:{c:02x}{d:02x}");
+            let relay = format!("2002:{a:02x}{b:02x}:{c:02x}{d:02x}::1");
+            for six in [format!("::ffff:{four}"), nat64, relay] {
+                prop_assert_eq!(may(&public, "h", &six), may(&public, "h", &four.to_string()), "{}", six);
+            }
+        }
     }
 }

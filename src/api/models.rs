@@ -34,7 +34,7 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) struct ModelById {
     /// The model's id.
     #[schema(schema_with = id_asked)]
-    #[param(schema_with = id_asked)]
+    #[param(schema_with = id_asked, required)]
     id: Id,
 }
 

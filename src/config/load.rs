@@ -215,6 +215,8 @@ fn one_line(error: &config::ConfigError) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// A file with that text, and variables.
@@ -368,6 +370,61 @@ mod tests {
             let message = refused(yaml, &[]);
             assert!(message.contains("some.yml: is not a YAML file of sections and keys: "), "{message}");
             assert_eq!(message.lines().count(), 1, "{message}");
+        }
+    }
+
+    /// Files of known and unknown keys with values of every kind.
+    fn yaml() -> impl Strategy<Value = String> {
+        let keys: Vec<String> = keys::all().into_iter().map(|key| key.path).collect();
+        let key = prop_oneof![prop::sample::select(keys), "[a-zA-Z.]{1,12}"];
+        let value = prop_oneof![
+            any::<String>(),
+            "[\\[{\"'&*!|>a-z0-9:, -]{0,16}",
+            "-?[0-9]{1,20}(\\.[0-9])?",
+            "(true|no|null|~)"
+        ];
+        let line = (key, value).prop_map(|(path, value)| {
+            let mut text = String::new();
+            let parts: Vec<&str> = path.split('.').collect();
+            for (depth, part) in parts.iter().enumerate() {
+                let end = if depth + 1 == parts.len() { format!(" {value}") } else { String::new() };
+                text.push_str(&format!("{}{part}:{end}\n", "  ".repeat(depth)));
+            }
+            text
+        });
+        prop_oneof![any::<String>(), prop::collection::vec(line, 1..3).prop_map(|lines| lines.concat())]
+    }
+
+    proptest! {
+        #[test]
+        fn no_file_is_too_odd_to_be_read_or_refused_by_name(yaml in yaml()) {
+            if let Err(error) = from(&yaml, &[]).and_then(|raw| check::check(&raw)) {
+                prop_assert!(!error.key.is_empty() && !error.message.is_empty(), "{error}");
+            }
+        }
+
+        #[test]
+        fn whatever_a_variable_says_the_refusal_names_a_key_and_no_secret(
+            key in prop::sample::select(keys::all()),
+            value in prop_oneof![
+                any::<String>(),
+                "[0-9]{1,20}",
+                "[a-z]{2,8}://[a-z0-9:@/?#=.]{0,20}",
+                "[A-Za-z0-9+/=, .*-]{8,60}",
+            ],
+        ) {
+            if let Err(error) = from("", &[(&variable(&key.path), &value)]).and_then(|raw| check::check(&raw)) {
+                prop_assert!(keys::all().iter().any(|known| known.path == error.key), "{error}");
+                let secret = keys::shown(&key.path, &"x".into()) == "****" && value.len() >= 8;
+                prop_assert!(!(secret && error.message.contains(&value)), "{error}");
+            }
+        }
+
+        #[test]
+        fn no_variable_is_too_odd_to_be_read_or_refused(name: String, value: String) {
+            if let Err(error) = from("", &[(&format!("{PREFIX}{name}"), &value)]) {
+                prop_assert!(!error.key.is_empty(), "{error}");
+            }
         }
     }
 }

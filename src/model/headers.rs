@@ -59,10 +59,11 @@ impl Headers {
     pub fn with_masked_kept(mut self, stored: &Headers) -> Result<Headers, String> {
         for (name, value) in &mut self.0 {
             if value == MASK {
+                // Of a name that is there twice the last value is the one that is sent.
                 let (_, kept) = stored
                     .0
                     .iter()
-                    .find(|(stored_name, _)| stored_name.eq_ignore_ascii_case(name))
+                    .rfind(|(stored_name, _)| stored_name.eq_ignore_ascii_case(name))
                     .ok_or_else(|| format!("has {MASK} for {name}, but no value is stored under that name"))?;
                 value.clone_from(kept);
             }
@@ -146,6 +147,8 @@ fn is_token_byte(byte: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn pairs(written: &str) -> Vec<(String, String)> {
@@ -208,6 +211,9 @@ mod tests {
         let sent = Headers::parse("a:****,C:three").unwrap().with_masked_kept(&stored).unwrap();
         assert_eq!(sent.written(), "a:one,C:three");
         assert!(Headers::parse("D:****").unwrap().with_masked_kept(&stored).is_err());
+        let twice = Headers::parse("A:one,a:two").unwrap();
+        let sent = Headers::parse("A:****").unwrap().with_masked_kept(&twice).unwrap();
+        assert_eq!(sent.written(), "A:two", "the last one is what was sent to the model");
         let long = Headers::parse(&format!("A:{}", "x".repeat(1000))).unwrap();
         let longer = Headers::parse(&format!("A:****,B:{}", "y".repeat(1000))).unwrap();
         assert!(longer.with_masked_kept(&long).is_err(), "what is stored must be readable again");
@@ -217,5 +223,45 @@ mod tests {
     fn an_echoed_key_is_masked() {
         let headers = Headers::parse("Authorization:Bearer sk-123456,X-Flag:true").unwrap();
         assert_eq!(headers.mask_in("bad key sk-123456, true"), "bad key ****, true");
+    }
+
+    /// Lines that are often read, unlike arbitrary ones.
+    fn lines() -> impl Strategy<Value = String> {
+        prop_oneof![any::<String>(), r#"([A-Za-z-]{1,3}[:=]["a-z, =:*]{0,6},? ?){0,4}"#]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_read_is_written_so_that_it_reads_back(line in lines()) {
+            if let Ok(headers) = Headers::parse(&line) {
+                prop_assert_eq!(Headers::parse(&headers.written()), Ok(headers));
+            }
+        }
+
+        #[test]
+        fn whatever_the_values_are_none_is_shown(values in prop::collection::vec("[0-9a-f]{6,40}", 1..5)) {
+            let written: Vec<String> = values.iter().map(|value| format!("X-Key:Bearer {value}")).collect();
+            let headers = Headers::parse(&written.join(",")).unwrap();
+            let echoed = headers.mask_in(&format!("refused {}", values.join("; ")));
+            for value in &values {
+                let shown = format!("{:?} {}", headers, headers.masked());
+                prop_assert!(!shown.contains(value), "{shown}");
+                prop_assert!(!echoed.contains(value), "{echoed}");
+            }
+        }
+
+        #[test]
+        fn saving_what_was_shown_changes_nothing_that_is_sent(line in lines()) {
+            fn sent(headers: &Headers) -> std::collections::BTreeMap<String, &str> {
+                headers.pairs().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect()
+            }
+            if let Ok(stored) = Headers::parse(&line) {
+                match Headers::parse(&stored.masked()).and_then(|shown| shown.with_masked_kept(&stored)) {
+                    Ok(saved) => prop_assert_eq!(sent(&saved), sent(&stored)),
+                    // Of masks as long as that: `A:,A:,A:` and so on.
+                    Err(_) => prop_assert!(stored.masked().len() > MAX_LENGTH),
+                }
+            }
+        }
     }
 }

@@ -131,6 +131,8 @@ fn reads_as_text(head: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const WAV: &[u8] = b"RIFF\x24\x00\x00\x00WAVEfmt \x10\x00\x00\x00";
@@ -220,5 +222,23 @@ mod tests {
             assert_eq!(content_type(extension), expected);
         }
         assert!(TYPES.iter().all(|(name, types)| is_extension(name) && !types.is_empty()));
+    }
+
+    proptest! {
+        #[test]
+        fn every_file_has_a_type_that_fits_its_name(
+            head in prop_oneof![
+                prop::collection::vec(any::<u8>(), 0..HEAD),
+                any::<String>().prop_map(String::into_bytes),
+            ],
+            content_type in prop::option::of(prop_oneof![
+                any::<String>(),
+                "(image|audio|text|[a-zA-Z]{1,8})/[a-z0-9.+/-]{0,30}(; ?[a-z=]*)?",
+            ]),
+        ) {
+            let name = detect(&head, content_type.as_deref());
+            prop_assert!(is_extension(&name), "{name}");
+            prop_assert!(super::content_type(&name).is_ascii());
+        }
     }
 }

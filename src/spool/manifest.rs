@@ -46,6 +46,8 @@ fn is_token(token: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const NAME: &str =
@@ -83,6 +85,51 @@ mod tests {
         ];
         for name in wrong {
             assert_eq!(read(Path::new(&name)), None, "{name}");
+        }
+    }
+
+    fn parked() -> impl Strategy<Value = Parked> {
+        let name = ("[a-z0-9]{1,16}", "[0-9a-f]{32}");
+        (any::<i64>(), any::<u128>(), any::<i32>(), any::<u64>(), any::<u32>(), any::<u64>(), name).prop_map(
+            |(tenant, id, attempt, size, crc, millis, (file_type, token))| Parked {
+                path: "/spool".into(),
+                key: TaskKey { tenant: TenantId(tenant), id: crate::task::TaskId(uuid::Uuid::from_u128(id)) },
+                attempt: Attempt(attempt),
+                file_type,
+                size,
+                crc,
+                call_time: Duration::from_millis(millis),
+                token,
+                slot: None,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_parked_is_read_back_from_its_name(parked in parked()) {
+            let read = read(&parked.path.join(name(&parked))).unwrap();
+            prop_assert_eq!(name(&read), name(&parked));
+            prop_assert_eq!((read.key, read.attempt, read.size), (parked.key, parked.attempt, parked.size));
+            prop_assert_eq!((read.crc, read.call_time, read.token), (parked.crc, parked.call_time, parked.token));
+        }
+
+        #[test]
+        fn a_name_with_something_else_in_it_is_read_to_the_letter_or_not_at_all(
+            parked in parked(), at in 0..60_usize, other in prop_oneof![any::<char>(), prop::char::range('!', 'z')],
+        ) {
+            let mut letters: Vec<char> = name(&parked).chars().collect();
+            letters[at] = other;
+            let changed: String = letters.into_iter().collect();
+            if let Some(read) = read(Path::new(&changed)) {
+                let again = name(&read);
+                prop_assert!(Path::new(&changed).ends_with(&again), "{again}");
+            }
+        }
+
+        #[test]
+        fn no_file_name_is_too_odd_to_be_looked_at(odd: String) {
+            prop_assert!(read(Path::new(&odd)).is_none());
         }
     }
 }

@@ -281,6 +281,8 @@ fn failure(kind: FailureKind, message: impl Into<String>) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::task::sample;
 
@@ -337,6 +339,82 @@ mod tests {
         assert!(!child.contains("00f067aa0ba902b7"));
         for traceparent in [child, child_of("")] {
             assert!(crate::task::submission::valid_traceparent(&traceparent).is_some(), "{traceparent}");
+        }
+    }
+
+    fn values() -> impl Strategy<Value = serde_json::Value> {
+        let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<bool>().prop_map(Into::into),
+            any::<i64>().prop_map(Into::into),
+            any::<String>().prop_map(Into::into),
+        ];
+        leaf.prop_recursive(3, 16, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Into::into),
+                objects(inner).prop_map(serde_json::Value::Object),
+            ]
+        })
+    }
+
+    fn objects(
+        values: impl Strategy<Value = serde_json::Value>,
+    ) -> impl Strategy<Value = serde_json::Map<String, serde_json::Value>> {
+        let names = prop_oneof![any::<String>(), Just("inputRef".to_owned())];
+        prop::collection::vec((names, values), 0..4).prop_map(|fields| fields.into_iter().collect())
+    }
+
+    proptest! {
+        #[test]
+        fn a_query_says_what_the_payload_says(payload in objects(values()), input_ref: String) {
+            let text = serde_json::to_string(&payload).unwrap();
+            let pairs = query(&task(Some(&text), &input_ref)).unwrap();
+            let mut expected = payload.clone();
+            if !input_ref.is_empty() {
+                expected.entry("inputRef").or_insert_with(|| input_ref.into());
+            }
+            prop_assert_eq!(pairs.len(), expected.len());
+            for (name, text) in pairs {
+                match &expected[&name] {
+                    serde_json::Value::String(said) => prop_assert_eq!(&text, said),
+                    said => prop_assert_eq!(&serde_json::from_str::<serde_json::Value>(&text).unwrap(), said),
+                }
+            }
+        }
+
+        #[test]
+        fn a_body_is_the_payload_with_the_reference(
+            payload in values(), pretty: bool, padding in "[ \n\t]{0,2}", input_ref: String,
+        ) {
+            let text = if pretty { serde_json::to_string_pretty(&payload) } else { serde_json::to_string(&payload) };
+            let text = format!("{padding}{}{padding}", text.unwrap());
+            let sent: serde_json::Value = serde_json::from_str(&body(&task(Some(&text), &input_ref))).unwrap();
+            let mut expected = payload;
+            if let Some(fields) = expected.as_object_mut().filter(|_| !input_ref.is_empty()) {
+                fields.entry("inputRef").or_insert_with(|| input_ref.into());
+            }
+            prop_assert_eq!(sent, expected);
+        }
+
+        #[test]
+        fn no_payload_is_too_odd_to_be_sent_or_refused(payload: String, input_ref: String) {
+            let task = task(Some(&payload), &input_ref);
+            prop_assert!(!body(&task).is_empty() || payload.is_empty());
+            prop_assert!(query(&task).is_ok() || fields(&payload).is_none());
+        }
+
+        #[test]
+        fn no_rest_is_longer_than_an_hour(
+            text in prop_oneof![
+                "[ -~]{0,40}",
+                "[0-9]{1,25}",
+                "(Mon|Sun), [0-3][0-9] (Jan|Nov) [0-9]{4} [0-2][0-9]:[0-5][0-9]:[0-6][0-9] GMT",
+            ],
+            now in 0..4_000_000_000_i64,
+        ) {
+            let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_str(&text).unwrap())]);
+            let now = DateTime::from_timestamp(now, 0).unwrap();
+            prop_assert!(retry_after(StatusCode::TOO_MANY_REQUESTS, &headers, now) <= Some(MAX_RETRY_AFTER));
         }
     }
 }

@@ -19,6 +19,7 @@ mod demo;
 mod disk;
 mod egress;
 mod engine;
+mod fuzz;
 mod lifecycle;
 mod migrations;
 mod outage;
