@@ -123,7 +123,7 @@ backend_test!(a_signed_url_opens_its_file_and_nothing_of_it_can_be_changed, asyn
         format!("{}{last}", &path[..path.len() - 1]),
         format!("{bare_of_other}?{query}"),
         format!("{}?{query}", bare.replace("/file/", "/file//")),
-        format!("{}?{query}", bare.replace("/file/", "/file/%2e/")),
+        format!("{}?{query}", bare.replace("/file/0/", "/file/%30/")),
     ] {
         app.api.get(&wrong).await.refused(404, 65, "not_found");
     }
@@ -172,13 +172,19 @@ backend_test!(urls_can_be_made_to_run_out_later_and_to_last_again, async |db: &T
 
     let app = TestApp::with(db, &signed).await;
     assert_eq!(get(&app.api, &plain).await.status().as_u16(), 404, "it is not signed");
-    let during = app.api.create_task("m", &json!("refused by a model that is gone")).await;
-    assert_eq!(get(&app.api, &url_of(&app, &before).await).await.status().as_u16(), 200);
-    assert_eq!(url_of(&app, &during).await, "", "there is nothing to sign yet");
+    let during = app.api.create_task("m", &json!("while URLs are signed")).await;
+    app.api.until(&during, &[2]).await;
+    for id in [&before, &during] {
+        assert_eq!(get(&app.api, &url_of(&app, id).await).await.status().as_u16(), 200);
+    }
     app.stop().await;
 
     let app = TestApp::with(db, &lasting).await;
     assert_eq!(url_of(&app, &before).await, plain);
-    assert_eq!(get(&app.api, &plain).await.status().as_u16(), 200);
+    for id in [&before, &during] {
+        let url = url_of(&app, id).await;
+        assert!(!url.contains('?'), "{url}");
+        assert_eq!(get(&app.api, &url).await.status().as_u16(), 200);
+    }
     app.stop().await;
 });
