@@ -6,7 +6,6 @@ use aws_lc_rs::{
 };
 
 /// Signs under the current key, and knows what was signed under those before it.
-#[derive(Clone)]
 pub struct Signer {
     current: hmac::Key,
     /// Keys that only recognise.

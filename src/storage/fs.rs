@@ -42,7 +42,7 @@ pub struct FsStorage {
     folder: Arc<Path>,
     public_url: Arc<str>,
     /// `None` where URLs never run out.
-    signed: Option<SignedUrls>,
+    signed: Option<Arc<SignedUrls>>,
     timeout: Duration,
     small: Trips<Placer>,
 }
@@ -58,7 +58,7 @@ impl FsStorage {
         let signed = signing.map(|(vault, ttl)| {
             SignedUrls::new(vault, ttl).ok_or("oss.urlTtlSeconds: URLs cannot be signed without secrets.key")
         });
-        let signed = signed.transpose()?;
+        let signed = signed.transpose()?.map(Arc::new);
         fs::create_dir_all(folder)
             .map_err(|error| format!("oss.path: cannot make the folder {}: {error}", folder.display()))?;
         let small = Trips::new(Placer { sync: BatchSync::of(folder) }, MOST_AT_ONCE);

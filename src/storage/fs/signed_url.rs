@@ -18,7 +18,6 @@ const PURPOSE: &str = "file urls, version 1";
 const STEPS: i64 = 8;
 
 /// Makes such URLs and knows them again.
-#[derive(Clone)]
 pub(super) struct SignedUrls {
     signer: Signer,
     /// Seconds.
