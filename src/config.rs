@@ -198,6 +198,8 @@ pub enum OssKind {
     Fs {
         /// The folder.
         path: PathBuf,
+        /// How long a signed URL works at least; `None` = URLs are not signed and never run out.
+        url_ttl: Option<Duration>,
     },
     /// Any S3-compatible store.
     S3(S3),

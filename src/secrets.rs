@@ -5,14 +5,21 @@
 //! service runs: new texts are sealed under `secrets.key`, old ones are opened under whichever key
 //! they name. `sealed:v1:<base64>`, which names none, is opened under any that fits. Whatever begins
 //! otherwise was stored in clear.
+//!
+//! From the same keys come those of [`Signer`].
+
+mod signer;
 
 use std::sync::Arc;
 
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
     digest,
+    hkdf::Prk,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+
+pub use self::signer::Signer;
 
 /// What a sealed text begins with that names its key.
 const SEALED: &str = "sealed:v2:";
@@ -35,6 +42,8 @@ pub struct Vault {
 struct SealingKey {
     id: String,
     key: RandomizedNonceKey,
+    /// What signing keys are derived from.
+    prk: Prk,
 }
 
 impl std::fmt::Debug for Vault {
@@ -131,6 +140,12 @@ impl Vault {
         }
     }
 
+    /// What signs for that purpose; `None` without a key.
+    pub fn signer(&self, purpose: &str) -> Option<Signer> {
+        let current = self.current.as_ref()?;
+        Signer::new(&current.prk, self.others.iter().map(|key| &key.prk), purpose)
+    }
+
     fn keys(&self) -> impl Iterator<Item = &Arc<SealingKey>> {
         self.current.iter().chain(&self.others)
     }
@@ -141,7 +156,7 @@ impl SealingKey {
         let key = RandomizedNonceKey::new(&AES_256_GCM, bytes).ok()?;
         let hash = digest::digest(&digest::SHA256, &[b"model-asynch key id".as_slice(), bytes].concat());
         let id = hash.as_ref().iter().take(ID_BYTES).map(|byte| format!("{byte:02x}")).collect();
-        Some(SealingKey { id, key })
+        Some(SealingKey { id, key, prk: signer::extracted(bytes) })
     }
 
     fn seal(&self, text: &str) -> Result<String, Unsealed> {

@@ -4,7 +4,7 @@ pub mod fs;
 pub mod http;
 pub mod s3;
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use chrono::DateTime;
 use tokio::time::{Instant, timeout_at};
@@ -67,7 +67,10 @@ impl Storage {
     pub fn open(config: &Config, public_url: &Url) -> Result<Storage, String> {
         let timeout = config.oss.timeout;
         match &config.oss.kind {
-            OssKind::Fs { path } => fs::FsStorage::open(path, public_url, timeout).map(Storage::Fs),
+            OssKind::Fs { path, url_ttl } => {
+                let signing = url_ttl.map(|ttl| (&config.vault, ttl));
+                fs::FsStorage::open(path, public_url, signing, timeout).map(Storage::Fs)
+            }
             OssKind::S3(store) => s3::S3Storage::open(store, timeout).map(Storage::S3),
             OssKind::Http { url, url_pointer } => {
                 http::HttpStorage::open(url, url_pointer.as_deref(), timeout).map(Storage::Http)
@@ -116,12 +119,13 @@ impl Storage {
         }
     }
 
-    /// The URL under which the object can be fetched now: `oss_file`, or a fresh presigned one
-    /// where that is empty. Empty if there is neither.
+    /// The URL under which the object can be fetched now: `oss_file`, or one made at this look where
+    /// that is empty or would not do any more. Empty if there is neither.
     pub async fn url(&self, oss_file: &str, oss_key: &str) -> String {
         match self {
             Storage::S3(storage) if oss_file.is_empty() && !oss_key.is_empty() => storage.presigned(oss_key).await,
-            Storage::Fs(_) | Storage::S3(_) | Storage::Http(_) => oss_file.to_owned(),
+            Storage::Fs(storage) => storage.url(oss_file, oss_key),
+            Storage::S3(_) | Storage::Http(_) => oss_file.to_owned(),
         }
     }
 
@@ -137,11 +141,11 @@ impl Storage {
         }
     }
 
-    /// The folder whose files the service itself serves below `/file/`; `None` where another
+    /// The storage whose files the service itself serves below `/file/`; `None` where another
     /// service does.
-    pub fn served_folder(&self) -> Option<PathBuf> {
+    pub fn served(&self) -> Option<&fs::FsStorage> {
         match self {
-            Storage::Fs(storage) => Some(storage.folder().to_owned()),
+            Storage::Fs(storage) => Some(storage),
             Storage::S3(_) | Storage::Http(_) => None,
         }
     }
@@ -211,6 +215,8 @@ fn excerpt(answer: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use uuid::Uuid;
 
     use super::*;

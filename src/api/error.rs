@@ -289,7 +289,10 @@ impl ApiError {
 
     /// No file has that name.
     pub(crate) fn no_such_file() -> ApiError {
-        ApiError::new(Kind::NotFound, "no such file; it may have been deleted with its task")
+        ApiError::new(
+            Kind::NotFound,
+            "no such file; it may have been deleted with its task, or its URL has run out: ask for the task again",
+        )
     }
 
     /// The file is shorter than the range asked for.

@@ -1,4 +1,5 @@
-//! Results that storage `fs` keeps, served to whoever has the URL: its unguessable part is the key.
+//! Results that storage `fs` keeps, served to whoever has the URL: its unguessable part is the key,
+//! and where URLs run out, its signature.
 
 use std::path::Path;
 
@@ -11,6 +12,7 @@ use axum::{
 use tower_http::services::ServeDir;
 
 use super::{ApiState, error::ApiError};
+use crate::{spool::file_type, task::TaskId};
 
 /// What every path begins with.
 const PREFIX: &str = "/file";
@@ -20,19 +22,34 @@ const NO_SCRIPTS: HeaderValue = HeaderValue::from_static("default-src 'none'; sa
 
 /// Fetch a result
 ///
-/// Takes `Range` and `If-Modified-Since`. The URL comes as `ossFile`; it needs no authentication.
-#[utoipa::path(get, path = "/file/{key}", tag = "files", params(("key" = String, Path, description = "As in ossFile")),
+/// Takes `Range` and `If-Modified-Since`. The URL comes as `ossFile`; it needs no authentication. Where
+/// `oss.urlTtlSeconds` is set it is signed and runs out, and the task has a fresh one at every look.
+#[utoipa::path(get, path = "/file/{key}", tag = "files",
+    params(
+        ("key" = String, Path, description = "As in ossFile"),
+        ("expires" = Option<i64>, Query, description = "Unix seconds when the URL runs out, as in ossFile"),
+        ("signature" = Option<String>, Query, description = "As in ossFile"),
+    ),
     responses(
         (status = 200, description = "The result", body = Vec<u8>, content_type = "application/octet-stream"),
         (status = 206, description = "The range asked for", body = Vec<u8>, content_type = "application/octet-stream"),
         (status = 304, description = "Not modified since"),
-        (status = 404, description = "No such file"),
+        (status = 404, description = "No such file, or a URL that has run out or was changed"),
         (status = 416, description = "The Range asked for lies outside the file"),
     )
 )]
 pub(crate) async fn file(State(api): State<ApiState>, request: Request) -> Result<Response, ApiError> {
-    let folder = api.storage.served_folder().ok_or_else(ApiError::no_such_file)?;
-    serve(&folder, request).await
+    let storage = api.storage.served().ok_or_else(ApiError::no_such_file)?;
+    // Not 403: whoever has no good URL is not told which files there are.
+    if !storage.opens(key(&request), request.uri().query().unwrap_or_default()) {
+        return Err(ApiError::no_such_file());
+    }
+    serve(storage.folder(), request).await
+}
+
+/// The object's key as the caller wrote it. A signed one has nothing that could be written otherwise.
+fn key(request: &Request) -> &str {
+    request.uri().path().strip_prefix(PREFIX).and_then(|path| path.strip_prefix('/')).unwrap_or_default()
 }
 
 async fn serve(folder: &Path, mut request: Request) -> Result<Response, ApiError> {
@@ -41,6 +58,7 @@ async fn serve(folder: &Path, mut request: Request) -> Result<Response, ApiError
     if path.split('/').any(|part| part.starts_with('.') || part.starts_with("%2e") || part.starts_with("%2E")) {
         return Err(ApiError::no_such_file());
     }
+    let name = path.rsplit('/').next().unwrap_or_default().to_owned();
     *request.uri_mut() = path.parse::<Uri>().map_err(|_| ApiError::no_such_file())?;
     // A result never changes under its URL, so this condition always holds.
     request.headers_mut().remove(header::IF_UNMODIFIED_SINCE);
@@ -56,7 +74,42 @@ async fn serve(folder: &Path, mut request: Request) -> Result<Response, ApiError
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::CONTENT_SECURITY_POLICY, NO_SCRIPTS);
+    let content_type = file_type::content_type(extension(&name));
+    // An answer without content has no type either.
+    if let Some(sent) = headers.get_mut(header::CONTENT_TYPE) {
+        *sent = HeaderValue::from_static(content_type);
+        headers.insert(header::CONTENT_DISPOSITION, disposition(&name, content_type));
+    }
     Ok(response)
+}
+
+/// Whether a browser shows the file or saves it, under the name of its task.
+fn disposition(name: &str, content_type: &str) -> HeaderValue {
+    let how = if is_shown(content_type) { "inline" } else { "attachment" };
+    let named = task(name).and_then(|task| {
+        let extension = Some(extension(name)).filter(|extension| file_type::is_extension(extension))?;
+        HeaderValue::try_from(format!("{how}; filename=\"{task}.{extension}\"")).ok()
+    });
+    // A file that somebody else put there.
+    named.unwrap_or(HeaderValue::from_static(how))
+}
+
+/// Types that a browser shows without running anything in them.
+fn is_shown(content_type: &str) -> bool {
+    match content_type {
+        "image/svg+xml" => false,
+        "text/plain" | "application/json" | "application/pdf" => true,
+        other => ["image/", "audio/", "video/"].iter().any(|kind| other.starts_with(kind)),
+    }
+}
+
+fn extension(name: &str) -> &str {
+    name.rsplit_once('.').map_or("", |(_, extension)| extension)
+}
+
+/// The task that a name begins with: 36 characters, before attempt and token.
+fn task(name: &str) -> Option<TaskId> {
+    name.get(..36)?.parse().ok()
 }
 
 fn unreadable(error: &std::io::Error) -> ApiError {
@@ -108,6 +161,26 @@ mod tests {
         assert_eq!(response.headers()["content-type"], "text/plain");
         assert_eq!(response.headers()["x-content-type-options"], "nosniff");
         assert!(response.headers().contains_key("content-security-policy"));
+        assert_eq!(response.headers()["content-disposition"], "inline");
+    }
+
+    #[test]
+    fn only_what_a_browser_cannot_run_is_shown_and_everything_has_its_tasks_name() {
+        const TASK: &str = "019aa9b1-7c00-7000-8000-000000000001";
+        let disposition = |extension: &str| {
+            let name = format!("{TASK}-2-00112233445566778899aabbccddeeff.{extension}");
+            disposition(&name, file_type::content_type(extension)).to_str().unwrap().to_owned()
+        };
+        for shown in ["png", "jpg", "webp", "wav", "mp3", "opus", "mp4", "webm", "txt", "json", "pdf"] {
+            assert_eq!(disposition(shown), format!("inline; filename=\"{TASK}.{shown}\""));
+        }
+        for saved in ["html", "xhtml", "svg", "svgz", "xml", "md", "js", "css", "swf", "zip", "bin", "unheardof"] {
+            assert_eq!(disposition(saved), format!("attachment; filename=\"{TASK}.{saved}\""));
+        }
+        for (foreign, how) in [("a.png", "inline"), ("a", "attachment"), (&format!("{TASK}.p\"ng"), "attachment")] {
+            let content_type = file_type::content_type(extension(foreign));
+            assert_eq!(super::disposition(foreign, content_type), how, "{foreign}");
+        }
     }
 
     #[tokio::test]

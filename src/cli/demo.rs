@@ -155,7 +155,7 @@ mod tests {
         assert!(config.server.address.ip().is_loopback());
         assert!(matches!(config.auth, Auth::Anonymous) && config.redis.is_none());
         assert!(matches!(&config.database, Database::Sqlite { path } if path.starts_with(folder)));
-        assert!(matches!(&config.oss.kind, OssKind::Fs { path } if path.starts_with(folder)));
+        assert!(matches!(&config.oss.kind, OssKind::Fs { path, .. } if path.starts_with(folder)));
         assert!(config.worker.tmp_dir.starts_with(folder));
     }
 }

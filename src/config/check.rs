@@ -55,7 +55,7 @@ pub fn check(raw: &RawConfig) -> Result<Config, ConfigError> {
     let auth = auth(&raw.auth, server.address)?;
     let worker = worker(&raw.worker)?;
     let vault = vault(&raw.secrets)?;
-    let oss = oss(&raw.oss)?;
+    let oss = oss(&raw.oss, &vault)?;
     folders_apart(&worker, &oss)?;
     let database = database(&raw.database)?;
     Ok(Config {
@@ -230,9 +230,9 @@ fn cleaner(raw: &RawCleaner) -> Result<Cleaner, ConfigError> {
     })
 }
 
-fn oss(raw: &RawOss) -> Result<Oss, ConfigError> {
+fn oss(raw: &RawOss, vault: &Vault) -> Result<Oss, ConfigError> {
     let kind = match raw.kind.as_str() {
-        "fs" => OssKind::Fs { path: folder("oss.path", &raw.path)? },
+        "fs" => OssKind::Fs { path: folder("oss.path", &raw.path)?, url_ttl: signed_for(raw, vault)? },
         "s3" => OssKind::S3(s3(raw)?),
         "http" => OssKind::Http {
             url: http_url("oss.url", required("oss.url", &raw.url, HTTP_URL)?)?,
@@ -246,6 +246,23 @@ fn oss(raw: &RawOss) -> Result<Oss, ConfigError> {
         timeout: duration("oss.timeout", &raw.timeout, SECOND..=24 * HOUR)?,
         delete_on_purge: raw.delete_on_purge,
     })
+}
+
+/// What the key is needed for is only told by the other setting, so the complaint names both.
+fn signed_for(raw: &RawOss, vault: &Vault) -> Result<Option<Duration>, ConfigError> {
+    match url_ttl(raw)? {
+        Some(_) if !vault.has_key() => Err(missing(
+            "secrets.key",
+            "base64 of exactly 32 bytes to sign URLs with, because oss.urlTtlSeconds lets them run out; \
+             `openssl rand -base64 32` makes one",
+        )),
+        ttl => Ok(ttl),
+    }
+}
+
+fn url_ttl(raw: &RawOss) -> Result<Option<Duration>, ConfigError> {
+    let ttl = seconds("oss.urlTtlSeconds", raw.url_ttl_seconds, 0..=7 * 86_400)?;
+    Ok(Some(ttl).filter(|ttl| !ttl.is_zero()))
 }
 
 fn s3(raw: &RawOss) -> Result<S3, ConfigError> {
@@ -262,7 +279,7 @@ fn s3(raw: &RawOss) -> Result<S3, ConfigError> {
         virtual_hosted: raw.virtual_hosted,
         public_url: optional("oss.publicUrl", &raw.public_url, http_url)?,
         // Seven days are the most that S3 signs for.
-        presign_for: seconds("oss.urlTtlSeconds", raw.url_ttl_seconds, 1..=7 * 86_400)?,
+        presign_for: url_ttl(raw)?.unwrap_or(HOUR),
     })
 }
 
@@ -275,7 +292,7 @@ fn pointer(key: &str, text: &str) -> Result<String, ConfigError> {
 
 /// The spool deletes what it does not know, so no result may lie in its folder.
 fn folders_apart(worker: &Worker, oss: &Oss) -> Result<(), ConfigError> {
-    let OssKind::Fs { path } = &oss.kind else { return Ok(()) };
+    let OssKind::Fs { path, .. } = &oss.kind else { return Ok(()) };
     let tidy = |path: &Path| path.components().filter(|part| *part != Component::CurDir).collect::<PathBuf>();
     let (results, spool) = (tidy(path), tidy(&worker.tmp_dir));
     if results.starts_with(&spool) || spool.starts_with(&results) {
@@ -502,10 +519,13 @@ mod tests {
         refused("database.maxConnections", &["1 to 1000"], |raw| raw.database.max_connections = 0);
         refused("cleaner.unclaimedSeconds", &["1 to "], |raw| raw.cleaner.unclaimed_seconds = -5);
         refused("oss.retryForSeconds", &["0 to "], |raw| raw.oss.retry_for_seconds = -5);
-        refused("oss.urlTtlSeconds", &["1 to 604800"], |raw| {
-            s3(raw);
-            raw.oss.url_ttl_seconds = 604_801;
-        });
+        for wrong in [-1, 604_801] {
+            refused("oss.urlTtlSeconds", &["0 to 604800"], |raw| {
+                s3(raw);
+                raw.oss.url_ttl_seconds = wrong;
+            });
+            refused("oss.urlTtlSeconds", &["0 to 604800"], |raw| raw.oss.url_ttl_seconds = wrong);
+        }
     }
 
     #[test]
@@ -549,6 +569,31 @@ mod tests {
         let OssKind::S3(s3) = with(s3).unwrap().oss.kind else { panic!("not s3") };
         assert_eq!((s3.region.as_str(), s3.presign_for), ("us-east-1", HOUR));
         assert!(s3.endpoint.is_none() && s3.public_url.is_none() && !s3.virtual_hosted);
+    }
+
+    #[test]
+    fn urls_that_run_out_need_a_key_to_be_signed_with() {
+        let ttl = |key: &str, seconds: i64| {
+            let config = with(|raw| {
+                raw.secrets.key = key.into();
+                raw.oss.url_ttl_seconds = seconds;
+            });
+            let OssKind::Fs { url_ttl, .. } = config.unwrap().oss.kind else { panic!("not fs") };
+            url_ttl
+        };
+        let key = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
+        assert_eq!((ttl("", 0), ttl(key, 0), ttl(key, 60)), (None, None, Some(Duration::from_secs(60))));
+        refused("secrets.key", &["is required", "oss.urlTtlSeconds"], |raw| raw.oss.url_ttl_seconds = 60);
+        refused("secrets.key", &["is required", "oss.urlTtlSeconds"], |raw| {
+            raw.secrets.previous_keys = key.into();
+            raw.oss.url_ttl_seconds = 60;
+        });
+        let presigned = with(|raw| {
+            s3(raw);
+            raw.oss.url_ttl_seconds = 60;
+        });
+        let OssKind::S3(s3) = presigned.unwrap().oss.kind else { panic!("not s3") };
+        assert_eq!(s3.presign_for, Duration::from_secs(60), "whose keys the store has given");
     }
 
     #[test]

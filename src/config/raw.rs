@@ -243,7 +243,8 @@ pub struct RawOss {
     /// Kind `s3`: base of the public URLs of objects, an absolute http(s) URL. Default empty: URLs
     /// are presigned.
     pub public_url: String,
-    /// Kind `s3`: how long a presigned URL works, 1 to 604800 seconds. Default 3600.
+    /// How long the URL of a result works, 0 to 604800 seconds. Kind `fs`: 0 means for ever, and more
+    /// needs `secrets.key`. Kind `s3`: 0 means 3600. Default 0.
     pub url_ttl_seconds: i64,
 }
 
@@ -371,7 +372,7 @@ impl Default for RawOss {
             secret_key: String::new(),
             virtual_hosted: false,
             public_url: String::new(),
-            url_ttl_seconds: 3600,
+            url_ttl_seconds: 0,
         }
     }
 }

@@ -5,6 +5,7 @@
 //! thread and synced together; see `batch_sync`.
 
 mod batch_sync;
+mod signed_url;
 
 use std::{
     collections::BTreeSet,
@@ -19,11 +20,15 @@ use bytes::Bytes;
 use tokio::task::spawn_blocking;
 use url::Url;
 
-use self::batch_sync::{BatchSync, WORTH_ONE_SYNC};
+use self::{
+    batch_sync::{BatchSync, WORTH_ONE_SYNC},
+    signed_url::SignedUrls,
+};
 use super::{PING_TIMEOUT, Placed, StorageError, base, by, checked_key, deadline, object_key};
 use crate::{
     clock,
     faults::{self, Point},
+    secrets::Vault,
     spool::{Parked, ReadError},
     trips::{Errand, Trips},
 };
@@ -36,16 +41,28 @@ const MOST_AT_ONCE: usize = 512;
 pub struct FsStorage {
     folder: Arc<Path>,
     public_url: Arc<str>,
+    /// `None` where URLs never run out.
+    signed: Option<Arc<SignedUrls>>,
     timeout: Duration,
     small: Trips<Placer>,
 }
 
 impl FsStorage {
-    pub(super) fn open(folder: &Path, public_url: &Url, timeout: Duration) -> Result<FsStorage, String> {
+    /// `signing`: under which key, and how long a URL works.
+    pub(super) fn open(
+        folder: &Path,
+        public_url: &Url,
+        signing: Option<(&Vault, Duration)>,
+        timeout: Duration,
+    ) -> Result<FsStorage, String> {
+        let signed = signing.map(|(vault, ttl)| {
+            SignedUrls::new(vault, ttl).ok_or("oss.urlTtlSeconds: URLs cannot be signed without secrets.key")
+        });
+        let signed = signed.transpose()?.map(Arc::new);
         fs::create_dir_all(folder)
             .map_err(|error| format!("oss.path: cannot make the folder {}: {error}", folder.display()))?;
         let small = Trips::new(Placer { sync: BatchSync::of(folder) }, MOST_AT_ONCE);
-        Ok(FsStorage { folder: folder.into(), public_url: base(public_url).into(), timeout, small })
+        Ok(FsStorage { folder: folder.into(), public_url: base(public_url).into(), signed, timeout, small })
     }
 
     /// Where the files lie; a key is a path below it.
@@ -72,7 +89,34 @@ impl FsStorage {
             }
         };
         by(deadline(self.timeout), placed).await?;
-        Ok(Placed { url: format!("{}/file/{key}", self.public_url), key })
+        let url = if self.signed.is_some() { String::new() } else { self.unsigned(&key) };
+        Ok(Placed { url, key })
+    }
+
+    /// The URL of what lies under `key`; `stored` is the one it was stored with, if any.
+    pub(super) fn url(&self, stored: &str, key: &str) -> String {
+        let plain = match stored {
+            "" if key.is_empty() => return String::new(),
+            // Stored while URLs were signed.
+            "" => self.unsigned(key),
+            stored => stored.to_owned(),
+        };
+        match &self.signed {
+            // What another kind of storage holds is not for us to open.
+            Some(signed) if !key.is_empty() && plain.ends_with(&format!("/file/{key}")) => {
+                format!("{plain}?{}", signed.query(key, clock::now()))
+            }
+            _ => plain,
+        }
+    }
+
+    /// Whether a URL with that key and that query (without the `?`) opens the file now.
+    pub fn opens(&self, key: &str, query: &str) -> bool {
+        self.signed.as_ref().is_none_or(|signed| signed.opens(key, query, clock::now()))
+    }
+
+    fn unsigned(&self, key: &str) -> String {
+        format!("{}/file/{key}", self.public_url)
     }
 
     pub(super) async fn delete(&self, key: &str) -> Result<(), StorageError> {
