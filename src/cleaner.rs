@@ -3,6 +3,7 @@
 //! two cleaners that see the same row do no harm.
 
 mod expire;
+pub mod patience;
 mod purge;
 mod requeue;
 mod rescue;

@@ -5,8 +5,8 @@
 //! incarnation; what it had parked is adopted by the next one.
 
 mod call;
-mod lanes;
-mod lease;
+pub mod lanes;
+pub mod lease;
 mod run;
 mod slot;
 mod upload;

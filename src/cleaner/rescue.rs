@@ -1,10 +1,14 @@
 //! Tasks whose worker died or overran: back to the queue, or failed when that happened too often.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::{BATCH, Cleaner, swept};
+use super::{
+    BATCH, Cleaner,
+    patience::{Patience, Verdict},
+    swept,
+};
 use crate::{
     clock,
     periodic::Swept,
@@ -17,31 +21,27 @@ use crate::{
     wake::WakeUp,
 };
 
-/// When this cleaner may declare others dead. After an outage of the database everybody's lease
-/// looks old; live nodes need time to renew it first.
+/// The duty of this cleaner.
 #[derive(Clone)]
 pub(super) struct Rescue {
-    lease: Duration,
-    /// A pause between two good rounds that is longer than this counts as an outage.
-    outage: Duration,
-    last_good: Instant,
-    not_before: Instant,
+    patience: Patience,
 }
 
 impl Rescue {
-    /// At its own start it cannot know whether the database was away just before: a third of a
-    /// lease is twice the time between renewals. The embedded store has no other nodes.
     pub(super) fn new(lease: Duration, interval: Duration, embedded: bool) -> Rescue {
-        let now = clock::tick();
-        let not_before = if embedded { now } else { now + lease / 3 };
-        Rescue { lease, outage: lease / 2 + interval, last_good: now, not_before }
+        Rescue { patience: Patience::new(lease, interval, embedded, clock::tick()) }
     }
 
     /// One round.
     pub(super) async fn tick(&mut self, cleaner: &Cleaner) -> Result<Swept, StoreError> {
         cleaner.store.ping().await?;
-        if !self.may_bury() {
-            return Ok(Swept::All);
+        match self.patience.reached(clock::tick()) {
+            Verdict::Bury => {}
+            Verdict::Wait => return Ok(Swept::All),
+            Verdict::WasAway => {
+                info!("the database was away; nobody is declared dead before everybody could renew its lease");
+                return Ok(Swept::All);
+            }
         }
         // An embedded store has no other nodes, and a jump of its clock must not bury this one.
         if !cleaner.store.is_embedded() {
@@ -65,17 +65,6 @@ impl Rescue {
         let rewound = transitions.iter().filter(|transition| transition.rewinds_lane());
         cleaner.wake.send(rewound.map(|transition| WakeUp { lane: transition.lane(), rewind: true }));
         Ok(swept(transitions.len()))
-    }
-
-    /// Whether it may; called once in each round that reaches the database.
-    fn may_bury(&mut self) -> bool {
-        let now = clock::tick();
-        if now.duration_since(self.last_good) > self.outage {
-            self.not_before = now + self.lease;
-            info!("the database was away; nobody is declared dead for {:?}", self.lease);
-        }
-        self.last_good = now;
-        now >= self.not_before
     }
 }
 

@@ -24,25 +24,25 @@ const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// The entrance of one lane as it stands under its lock.
 #[derive(Debug, Clone)]
-pub(in crate::store) struct Gate {
+pub struct Gate {
     /// The model takes tasks.
-    pub(in crate::store) enabled: bool,
+    pub enabled: bool,
     /// The model is deleted.
-    pub(in crate::store) deleted: bool,
+    pub deleted: bool,
     /// `queueLimit`; 0 = none.
-    pub(in crate::store) limit: i32,
+    pub limit: i32,
     /// Tasks that ever entered.
-    pub(in crate::store) entered: i64,
+    pub entered: i64,
     /// `entered` when live tasks were counted last.
-    pub(in crate::store) counted_entered: i64,
+    pub counted_entered: i64,
     /// Live tasks at that count.
-    pub(in crate::store) counted_live: i64,
+    pub counted_live: i64,
     /// These numbers are no longer those of the row.
-    pub(in crate::store) changed: bool,
+    pub changed: bool,
 }
 
 /// The gates of a batch, in the order in which lanes are locked.
-pub(in crate::store) type Gates = BTreeMap<Lane, Gate>;
+pub type Gates = BTreeMap<Lane, Gate>;
 
 impl Gate {
     /// Tasks that may still enter. Since the last count no more than `entered` says can have come,
@@ -56,7 +56,7 @@ impl Gate {
     }
 
     /// Takes in a fresh count of live tasks.
-    pub(in crate::store) fn recounted(&mut self, live: i64) {
+    pub fn recounted(&mut self, live: i64) {
         self.counted_live = live;
         self.counted_entered = self.entered;
         self.changed = true;
@@ -79,12 +79,12 @@ impl Gate {
 }
 
 /// The lanes of a batch, in the order in which they are locked.
-pub(in crate::store) fn lanes_of(tasks: &[NewTask]) -> BTreeSet<Lane> {
+pub fn lanes_of(tasks: &[NewTask]) -> BTreeSet<Lane> {
     tasks.iter().map(|task| task.lane).collect()
 }
 
 /// The lanes whose gate may be too narrow for what wants in, because tasks left since the count.
-pub(in crate::store) fn crowded(gates: &Gates, tasks: &[NewTask]) -> Vec<Lane> {
+pub fn crowded(gates: &Gates, tasks: &[NewTask]) -> Vec<Lane> {
     let mut demand: BTreeMap<Lane, i64> = BTreeMap::new();
     for task in tasks {
         *demand.entry(task.lane).or_default() += 1;
@@ -97,13 +97,13 @@ pub(in crate::store) fn crowded(gates: &Gates, tasks: &[NewTask]) -> Vec<Lane> {
 }
 
 /// One verdict for each task, first come first served. A lane without a gate has lost its model.
-pub(in crate::store) fn admit(gates: &mut Gates, tasks: &[NewTask]) -> Vec<Enqueued> {
+pub fn admit(gates: &mut Gates, tasks: &[NewTask]) -> Vec<Enqueued> {
     tasks.iter().map(|task| gates.get_mut(&task.lane).map_or(Enqueued::ModelGone, Gate::admit)).collect()
 }
 
 /// What a node's enqueuer remembers of lanes between batches.
 #[derive(Debug, Default)]
-pub(in crate::store) struct LaneMemory {
+pub struct LaneMemory {
     known: HashSet<Lane>,
     counted: HashMap<Lane, Counted>,
 }
@@ -117,12 +117,12 @@ struct Counted {
 
 impl LaneMemory {
     /// The lanes whose rows may be missing.
-    pub(in crate::store) fn unknown(&self, lanes: &BTreeSet<Lane>) -> BTreeSet<Lane> {
+    pub fn unknown(&self, lanes: &BTreeSet<Lane>) -> BTreeSet<Lane> {
         lanes.iter().filter(|lane| !self.known.contains(lane)).copied().collect()
     }
 
     /// The rows of these lanes exist.
-    pub(in crate::store) fn learn(&mut self, lanes: BTreeSet<Lane>) {
+    pub fn learn(&mut self, lanes: BTreeSet<Lane>) {
         if self.known.len() >= MOST_KNOWN {
             self.known.clear();
         }
@@ -130,13 +130,13 @@ impl LaneMemory {
     }
 
     /// Whether the lane may be counted (again) at `now`.
-    pub(in crate::store) fn may_count(&mut self, lane: Lane, now: Instant) -> bool {
+    pub fn may_count(&mut self, lane: Lane, now: Instant) -> bool {
         self.counted.retain(|_, counted| now.saturating_duration_since(counted.ended) < counted.rest);
         !self.counted.contains_key(&lane)
     }
 
     /// The lane was counted from `began` to `ended`.
-    pub(in crate::store) fn counted(&mut self, lane: Lane, began: Instant, ended: Instant) {
+    pub fn counted(&mut self, lane: Lane, began: Instant, ended: Instant) {
         let cost = ended.saturating_duration_since(began);
         if cost > CHEAP {
             self.counted.insert(lane, Counted { ended, rest: (cost * REST_FACTOR).min(LONGEST_REST) });
