@@ -1,0 +1,44 @@
+//! Rules broken on purpose, to see that the simulator notices.
+
+/// One broken rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flaw {
+    /// A write asks for the state only.
+    GuardWithoutAttempt,
+    /// A write asks for the attempt only.
+    GuardWithoutState,
+    /// A claim leaves the attempt as it is.
+    ClaimWithoutFence,
+    /// A claim does not count what runs and believes in permits.
+    ClaimWithoutCount,
+    /// A parked result is adopted whatever attempt it is of.
+    AdoptWithoutAttempt,
+    /// `queueLimit` is not looked at.
+    QueueWithoutLimit,
+    /// Rows are deleted before their time.
+    PurgeTooEarly,
+    /// Tasks of a node whose lease ran out are taken while its row is still there to be renewed.
+    RescueWithoutBurial,
+    /// A cleaner buries as soon as it can, also right after an outage of the database.
+    BurialWithoutPatience,
+    /// Lost attempts are counted but not capped.
+    LostWithoutEnd,
+    /// A node goes on whether or not its lease is renewed.
+    BeliefWithoutEnd,
+    /// After a claim of unknown outcome the node does not look what it got.
+    DoubtIgnored,
+    /// After a claim of unknown outcome the node hands back what it works on, too.
+    DoubtWithoutLooking,
+    /// A write of unknown outcome is not repeated.
+    WriteForgotten,
+    /// The object's key does not carry the attempt.
+    ObjectWithoutAttempt,
+    /// A result is deleted from storage before the row says so.
+    SuccessBeforeUpload,
+    /// The table is never scanned for lanes whose wake-up got lost.
+    ScanForgotten,
+    /// Retries do not count what was tried.
+    RetryWithoutEnd,
+    /// A permit that was granted and not used is kept.
+    PermitLeaked,
+}

@@ -1,0 +1,26 @@
+//! The simulator: several processes of the service, their database, Redis, storage, disks, models
+//! and callers, in virtual time, with everything going wrong that the seed says.
+//!
+//! The decisions are the product's own code (`task::lifecycle`, `task::retry`, the store's
+//! `admission`, `quota` and `tally`, `worker::lanes`, `worker::lease`, `cleaner::patience`, the
+//! breaker of `permits`); the loops around them are told once more as actors, because the real ones
+//! are tied to sockets, and the database is a model, which `conformance` holds against the real ones.
+//!
+//! ```sh
+//! cargo test --test sim                                            # some thousand seeds
+//! MODEL_ASYNCH_SIM_SEEDS=100000 cargo test --test sim seeds        # as many as you like
+//! MODEL_ASYNCH_SIM_SEED=42 cargo test --test sim seeds -- --nocapture   # one, with its trace
+//! ```
+
+#![expect(unreachable_pub, reason = "a test binary exports nothing")]
+
+mod checks;
+mod faults;
+mod flaw;
+mod gate;
+mod process;
+mod run;
+mod runtime;
+mod seeds;
+mod table;
+mod world;
