@@ -414,6 +414,8 @@ impl Worker {
     /// Looks for lanes with work in the whole table, and for parked results that nobody works on:
     /// those of an incarnation before this one, and those that dead processes left.
     async fn scan(&self, life: &mut Life) {
+        // A claim that nobody waited for any more may have been committed after its doubt was settled.
+        life.doubtful = true;
         match self.shared.store.lanes_with_work().await {
             Ok(lanes) => lanes.into_iter().for_each(|lane| life.lanes.wake(WakeUp { lane, rewind: true })),
             Err(error) => warn!(%error, "cannot scan for lanes with work, trying again"),

@@ -50,7 +50,7 @@ pub async fn rage(sim: Sim) {
     sim.rt.note(|| format!("faults of this seed: {kinds:?}"));
     let until = sim.rt.now() + sim.settings.chaos_for.as_micros() as i64;
     while sim.rt.now() < until {
-        sim.rt.sleep(sim.rt.between(SECOND / 10, 25 * SECOND)).await;
+        sim.rt.sleep(sim.rt.between(SECOND / 10, 15 * SECOND)).await;
         let fault = sim.rt.rng().choice(kinds.iter().copied());
         if let Some(fault) = fault {
             let world = sim.clone();
@@ -76,7 +76,7 @@ pub async fn rage(sim: Sim) {
 
 async fn episode(sim: &Sim, fault: Fault) {
     let lease = sim.settings.lease;
-    let long = sim.rt.between(SECOND / 10, lease * 2);
+    let long = (lease * 2).mul_f64(sim.rt.rng().f64());
     sim.rt.note(|| format!("{fault:?} for {long:?}"));
     sim.disturb();
     match fault {

@@ -17,10 +17,6 @@ pub enum Flaw {
     QueueWithoutLimit,
     /// Rows are deleted before their time.
     PurgeTooEarly,
-    /// Tasks of a node whose lease ran out are taken while its row is still there to be renewed.
-    RescueWithoutBurial,
-    /// A cleaner buries as soon as it can, also right after an outage of the database.
-    BurialWithoutPatience,
     /// Lost attempts are counted but not capped.
     LostWithoutEnd,
     /// A node goes on whether or not its lease is renewed.
@@ -31,9 +27,7 @@ pub enum Flaw {
     DoubtWithoutLooking,
     /// A write of unknown outcome is not repeated.
     WriteForgotten,
-    /// The object's key does not carry the attempt.
-    ObjectWithoutAttempt,
-    /// A result is deleted from storage before the row says so.
+    /// The row says that the result is stored before it is.
     SuccessBeforeUpload,
     /// The table is never scanned for lanes whose wake-up got lost.
     ScanForgotten,

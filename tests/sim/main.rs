@@ -12,9 +12,17 @@
 //! MODEL_ASYNCH_SIM_SEED=42 cargo test --test sim seeds -- --nocapture   # one, with its trace
 //! ```
 
-#![expect(unreachable_pub, reason = "a test binary exports nothing")]
+#![allow(
+    unreachable_pub,
+    dead_code,
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test binary exports nothing, shares its databases with others, and may panic"
+)]
 
 mod checks;
+mod conformance;
 mod faults;
 mod flaw;
 mod gate;
@@ -22,5 +30,6 @@ mod process;
 mod run;
 mod runtime;
 mod seeds;
+mod support;
 mod table;
 mod world;

@@ -394,6 +394,7 @@ impl Process {
     }
 
     async fn scan(self: &Rc<Process>, sim: &Sim, life: &mut Life) {
+        life.doubtful = sim.flaw != Some(Flaw::DoubtIgnored);
         if sim.flaw != Some(Flaw::ScanForgotten)
             && let Ok(lanes) = self.db(sim, |table, _| table.lanes_with_work()).await
         {
@@ -461,15 +462,11 @@ impl Process {
 
     async fn rescue(self: &Rc<Process>, sim: &Sim, patience: &mut Patience) -> Result<(), Away> {
         self.db(sim, |_, _| ()).await?;
-        let verdict = patience.reached(sim.rt.tick());
-        if verdict != Verdict::Bury && sim.flaw != Some(Flaw::BurialWithoutPatience) {
+        if patience.reached(sim.rt.tick()) != Verdict::Bury {
             return Ok(());
         }
-        if sim.flaw != Some(Flaw::RescueWithoutBurial) {
-            let dead = self.db(sim, |table, now| table.bury(now)).await?;
-            for node in dead {
-                sim.rt.note(|| format!("process {} buried {}", self.id, short(node)));
-            }
+        for node in self.db(sim, |table, now| table.bury(now)).await? {
+            sim.rt.note(|| format!("process {} buried {}", self.id, short(node)));
         }
         let abandoned = self.db(sim, |table, now| table.abandoned(now)).await?;
         let max_lost = if sim.flaw == Some(Flaw::LostWithoutEnd) { i32::MAX } else { sim.settings.max_lost };

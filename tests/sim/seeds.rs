@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Seeds of an ordinary test run.
-const SEEDS: u64 = 2000;
+const SEEDS: u64 = 1500;
 
 /// Within so many seeds each broken rule has to be noticed.
 const ENOUGH: u64 = 600;
@@ -199,4 +199,45 @@ fn all_seeds_keep_every_promise() {
     println!("{} seeds: {seen:?}", counts.len());
     let all = [seen.succeeded, seen.failed, seen.lost, seen.retries, seen.adopted];
     assert!(all.iter().all(|seen| *seen > 0), "the seeds do not reach everything: {seen:?}");
+}
+
+/// The number of the seed that notices it, so that one sees how soon.
+fn noticed(flaw: Flaw) {
+    let (broken, _) = first_broken(ENOUGH, Some(flaw));
+    let Some(broken) = broken else { panic!("{flaw:?} was not noticed within {ENOUGH} seeds") };
+    println!("{flaw:?}: seed {}: {}", broken.seed, broken.what);
+}
+
+macro_rules! the_simulator_notices {
+    ($($name:ident: $flaw:ident,)*) => {
+        mod the_simulator_notices {
+            use super::*;
+
+            $(
+                #[test]
+                fn $name() {
+                    noticed(Flaw::$flaw);
+                }
+            )*
+        }
+    };
+}
+
+the_simulator_notices! {
+    a_write_without_the_attempt_in_its_guard: GuardWithoutAttempt,
+    a_write_without_the_state_in_its_guard: GuardWithoutState,
+    a_claim_that_does_not_raise_the_fence: ClaimWithoutFence,
+    a_claim_that_does_not_count_what_runs: ClaimWithoutCount,
+    an_adoption_of_another_attempt: AdoptWithoutAttempt,
+    a_queue_without_its_limit: QueueWithoutLimit,
+    a_purge_before_its_time: PurgeTooEarly,
+    lost_attempts_without_end: LostWithoutEnd,
+    a_node_that_believes_in_its_lease_for_ever: BeliefWithoutEnd,
+    a_claim_of_unknown_outcome_that_nobody_looks_into: DoubtIgnored,
+    doubt_that_is_settled_at_the_cost_of_running_calls: DoubtWithoutLooking,
+    an_outcome_that_is_written_only_once: WriteForgotten,
+    success_before_the_object_is_stored: SuccessBeforeUpload,
+    lost_wake_ups_that_no_scan_makes_good: ScanForgotten,
+    retries_without_end: RetryWithoutEnd,
+    permits_that_are_never_given_back: PermitLeaked,
 }

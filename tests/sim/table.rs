@@ -419,10 +419,7 @@ impl Table {
 
     pub fn abandoned(&self, now: Micros) -> Vec<Abandoned> {
         let overdue = now - OVERDUE_SECONDS * SECOND;
-        let is_dead = |owner: Option<NodeId>| match owner.and_then(|owner| self.nodes.get(&owner)) {
-            None => true,
-            Some(until) => self.flaw == Some(Flaw::RescueWithoutBurial) && *until < now,
-        };
+        let is_dead = |owner: Option<NodeId>| owner.is_none_or(|owner| !self.nodes.contains_key(&owner));
         let is_abandoned =
             |row: &&Row| is_dead(row.owner) || row.deadline_at.is_some_and(|deadline| deadline < overdue);
         let running = self.rows.values().filter(|row| row.state == State::Running);

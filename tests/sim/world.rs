@@ -175,12 +175,12 @@ impl Settings {
         let behaviour = |rng: &mut fastrand::Rng| Behaviour {
             fails: [0.0, 0.05, 0.3][rng.usize(..3)],
             hangs: [0.0, 0.0, 0.02][rng.usize(..3)],
-            longest: Duration::from_millis([20, 500, 5_000, 20_000][rng.usize(..4)]),
+            longest: Duration::from_millis([50, 5_000, 20_000, 40_000][rng.usize(..4)]),
         };
         let seconds = |rng: &mut fastrand::Rng, list: &[u64]| Duration::from_secs(list[rng.usize(..list.len())]);
         Settings {
             lease: seconds(&mut rng, &[6, 12, 30]),
-            cleaner_interval: seconds(&mut rng, &[1, 2, 4]),
+            cleaner_interval: seconds(&mut rng, &[1, 3, 5]),
             poll: seconds(&mut rng, &[1, 3]),
             grace: seconds(&mut rng, &[0, 2, 25]),
             max_lost: rng.i32(1..4),
@@ -482,10 +482,7 @@ impl Sim {
     }
 
     pub fn object_key(&self, parked: &Parked) -> String {
-        match self.flaw {
-            Some(Flaw::ObjectWithoutAttempt) => parked.key.id.to_string(),
-            _ => parked.name(),
-        }
+        parked.name()
     }
 
     /// Stores a parked result.
