@@ -440,7 +440,7 @@ impl Worker {
                     let run = Run::adopted(self.shared.clone(), adopted, &parked, life.cut.clone());
                     life.spawn(run, |run| async move {
                         info!("found the parked result of this task, only the upload is left");
-                        run.resume(parked).await;
+                        run.go_on(parked).await;
                     });
                 }
                 Ok(None) => {

@@ -104,11 +104,12 @@ pub enum LaneVerdict {
 /// A parked result that a restarted node found, with what is needed to go on.
 #[derive(Debug)]
 pub struct Adopted {
-    /// The task, held by the adopting node, phase `Upload`.
+    /// The task, held by the adopting node.
     pub task: Running,
     /// Its model.
     pub model: Arc<Model>,
-    /// True where the call has not been counted in the statistics yet.
+    /// True where the call has not been counted in the statistics yet. The row stays in phase `Model`
+    /// until it is parked under this owner with its call, so that the count outlives another crash.
     pub call_uncounted: bool,
 }
 

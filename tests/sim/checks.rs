@@ -35,7 +35,6 @@ pub struct Checks {
     purged: HashMap<Lane, i64>,
     tasks: BTreeMap<(i64, uuid::Uuid), Known>,
     claims: i64,
-    succeeded: i64,
     /// Since when each task is left alone.
     alone: HashMap<(i64, uuid::Uuid), Micros>,
     pub counts: Counts,
@@ -174,7 +173,6 @@ impl Checks {
         }
         self.tries(sim, before, after);
         if after.state == State::Succeeded && before.state != State::Succeeded {
-            self.succeeded += 1;
             self.result(sim, after);
         }
         claim.then_some(after.lane)
@@ -196,7 +194,7 @@ impl Checks {
         self.counts.lost += i64::from(lost);
         self.counts.failed += i64::from(after.state == State::Failed);
         self.counts.succeeded += i64::from(after.state == State::Succeeded && before.state != State::Succeeded);
-        let adopted = after.state == State::Running && after.phase == Phase::Upload && before.owner != after.owner;
+        let adopted = after.state == State::Running && before.owner != after.owner && !after.tmp_file.is_empty();
         self.counts.adopted += i64::from(adopted);
     }
 
@@ -266,7 +264,7 @@ impl Checks {
         }
     }
 
-    pub fn picked_up(&mut self, sim: &Sim, picked: &[PickedUp]) {
+    pub fn picked_up(&mut self, picked: &[PickedUp]) {
         for task in picked.iter().filter(|task| matches!(task.state, State::Succeeded | State::PickedUp)) {
             let known = self.tasks.entry(id(task.key)).or_default();
             let told = known.told.get_or_insert_with(|| task.oss_key.clone());
@@ -274,7 +272,6 @@ impl Checks {
                 self.wrong(format!("{} was handed out with two results", name(task.key)));
             }
         }
-        let _ = sim;
     }
 
     /// Every second.
@@ -330,9 +327,12 @@ impl Checks {
             let (all, claims) = (successes + failures, self.claims);
             self.violation.get_or_insert(format!("{all} calls were counted for {claims} claims"));
         }
-        if false && successes < self.succeeded {
-            let succeeded = self.succeeded;
-            self.violation.get_or_insert(format!("{successes} successes were counted, {succeeded} tasks succeeded"));
+        // An attempt that counts as lost and is adopted all the same was counted with its loss.
+        let (succeeded, retried) = (self.counts.succeeded, self.counts.retries);
+        if successes + failures < succeeded + retried {
+            let all = successes + failures;
+            let what = format!("{all} calls were counted, {succeeded} tasks succeeded after {retried} retries");
+            self.violation.get_or_insert(what);
         }
     }
 

@@ -9,7 +9,7 @@
 //! ```sh
 //! cargo test --test sim                                            # some thousand seeds
 //! MODEL_ASYNCH_SIM_SEEDS=100000 cargo test --test sim seeds        # as many as you like
-//! MODEL_ASYNCH_SIM_SEED=42 cargo test --test sim seeds -- --nocapture   # one, with its trace
+//! MODEL_ASYNCH_SIM_SEED=42 cargo test --test sim seeds::all -- --nocapture   # one, with its trace
 //! ```
 
 #![allow(

@@ -80,7 +80,7 @@ pub fn begin(run: Run, slot: Slot) {
 
 /// Starts a run whose result was found parked.
 pub fn resume(run: Run, parked: Parked) {
-    spawn(run, |run| run.resume(parked));
+    spawn(run, |run| run.go_on(parked));
 }
 
 fn spawn<F: Future<Output = ()> + 'static>(run: Run, go: impl FnOnce(Run) -> F) {
@@ -142,6 +142,13 @@ impl Run {
                 self.after_failure(failure).await;
             }
         }
+    }
+
+    async fn go_on(mut self, parked: Parked) {
+        if self.uncounted.is_some() && self.mark_parked(&parked, None).await == Applied::Stale {
+            return;
+        }
+        self.resume(parked).await;
     }
 
     async fn resume(mut self, parked: Parked) {

@@ -41,7 +41,7 @@ impl fmt::Display for Broken {
         let Broken { seed, what, trace } = self;
         write!(
             f,
-            "\n{trace}\nseed {seed}: {what}\nagain: MODEL_ASYNCH_SIM_SEED={seed} cargo test --test sim seeds -- --nocapture\n"
+            "\n{trace}\nseed {seed}: {what}\nagain: MODEL_ASYNCH_SIM_SEED={seed} cargo test --test sim seeds::all -- --nocapture\n"
         )
     }
 }

@@ -366,7 +366,7 @@ impl Table {
         let model = self.models.get(&row.lane.model)?.model.clone();
         let call_uncounted = row.state == State::Running && row.phase == Phase::Model;
         row.state = CLAIM.to;
-        row.phase = Phase::Upload;
+        row.phase = if call_uncounted { Phase::Model } else { Phase::Upload };
         row.owner = Some(node);
         tmp_file.clone_into(&mut row.tmp_file);
         row.due_at = None;

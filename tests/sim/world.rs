@@ -547,7 +547,7 @@ impl Sim {
     pub async fn pick_up(&self, keys: Vec<TaskKey>) {
         let Some(process) = self.any_process() else { return };
         if let Ok(picked) = self.db(Some(&process), move |table, now| table.pick_up(&keys, now)).await {
-            self.checks.borrow_mut().picked_up(self, &picked);
+            self.checks.borrow_mut().picked_up(&picked);
         }
     }
 }
