@@ -167,7 +167,6 @@ impl Process {
             sim.checks.borrow_mut().owners.insert(node, id);
             let life = Life { node, lanes: Lanes::default(), cut: Cut::default(), doubtful: false, failures: 0 };
             self.live(sim, life, &mut first).await;
-            self.node.set(None);
         }
         self.gone.set(true);
         sim.left(self);
@@ -183,6 +182,8 @@ impl Process {
         };
         cut.lease_lost.throw();
         sim.rt.within(LAST_WRITES, self.ended()).await;
+        // From here on nobody renews it.
+        self.node.set(None);
         if stopped {
             self.db(sim, move |table, _| table.nodes.remove(&node)).await.ok();
         } else {
@@ -448,7 +449,7 @@ impl Process {
     async fn paced(&self, sim: &Sim, round: impl Future<Output = Result<(), Away>>) -> bool {
         let pause = match round.await {
             Ok(()) => self.cleaner_interval,
-            Err(_) => sim.rt.jittered(self.cleaner_interval * 3),
+            Err(_) => sim.rt.jittered(self.cleaner_interval * 2),
         };
         sim.rt.sleep(pause).await;
         !self.stop.is_thrown()

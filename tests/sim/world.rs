@@ -381,7 +381,11 @@ impl Sim {
         match self.rt.within(patience, answer).await {
             Some(Ok(done)) => Ok(done),
             Some(Err(_)) => Err(Away::Failed),
-            None => Err(Away::OutOfReach),
+            None => {
+                // Whoever waited for it in vain goes on only now.
+                self.disturb();
+                Err(Away::OutOfReach)
+            }
         }
     }
 
