@@ -141,13 +141,12 @@ impl Checks {
         });
         let key = after.key;
         let claim = before.state == State::Queued && after.state == State::Running && after.phase == Phase::Model;
-        let allowed = match (before.state, after.state) {
-            (State::Queued, State::Queued | State::Failed) => true,
-            (State::Queued | State::Running, State::Running) => true,
-            (State::Running, State::Queued | State::Succeeded | State::Failed) => true,
-            (State::Succeeded, State::PickedUp) => true,
-            _ => false,
-        };
+        let allowed = matches!(
+            (before.state, after.state),
+            (State::Queued, State::Queued | State::Running | State::Failed)
+                | (State::Running, State::Queued | State::Running | State::Succeeded | State::Failed)
+                | (State::Succeeded, State::PickedUp)
+        );
         if !allowed {
             self.wrong(format!("{} went from {:?} to {:?}", name(key), before.state, after.state));
         }

@@ -121,7 +121,6 @@ async fn episode(sim: &Sim, fault: Fault) {
             sim.trouble.borrow_mut().database_down += 1;
             sim.rt.sleep(long).await;
             sim.trouble.borrow_mut().database_down -= 1;
-            sim.database_back.set(sim.rt.now());
             sim.rt.note(|| "the database is back".to_owned());
         }
         Fault::RedisDown => {

@@ -387,7 +387,7 @@ impl Process {
             if !works {
                 let (lane, transition) = (held.lane, lifecycle::never_started(&held));
                 if self.db(sim, move |table, now| table.apply(&transition, now)).await? == Applied::Done {
-                    sim.wake(self, vec![WakeUp { lane, rewind: true }]);
+                    sim.wake(self, &[WakeUp { lane, rewind: true }]);
                 }
             }
         }
@@ -457,7 +457,8 @@ impl Process {
 
     async fn requeue(self: &Rc<Process>, sim: &Sim) -> Result<(), Away> {
         let lanes = self.db(sim, |table, now| table.promote_due(500, now)).await?;
-        sim.wake(self, lanes.into_iter().map(|lane| WakeUp { lane, rewind: true }).collect());
+        let wake_ups: Vec<WakeUp> = lanes.into_iter().map(|lane| WakeUp { lane, rewind: true }).collect();
+        sim.wake(self, &wake_ups);
         Ok(())
     }
 
@@ -476,7 +477,7 @@ impl Process {
             let (lane, rewinds) = (transition.lane(), transition.rewinds_lane());
             self.write(sim, transition).await?;
             if rewinds {
-                sim.wake(self, vec![WakeUp { lane, rewind: true }]);
+                sim.wake(self, &[WakeUp { lane, rewind: true }]);
             }
         }
         Ok(())

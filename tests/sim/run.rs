@@ -280,7 +280,7 @@ impl Run {
                 Ok(Applied::Done) => {
                     self.process.tell_room(self.task.lane);
                     if transition.rewinds_lane() {
-                        self.sim.wake(&self.process, vec![WakeUp { lane: self.task.lane, rewind: true }]);
+                        self.sim.wake(&self.process, &[WakeUp { lane: self.task.lane, rewind: true }]);
                     }
                     return Applied::Done;
                 }

@@ -77,7 +77,7 @@ pub struct Written {
 /// The database.
 #[derive(Default)]
 pub struct Table {
-    pub rows: BTreeMap<TaskKey2, Row>,
+    pub rows: BTreeMap<RowKey, Row>,
     pub nodes: HashMap<NodeId, Micros>,
     pub models: BTreeMap<ModelId, Registered>,
     entrances: HashMap<Lane, Entrance>,
@@ -91,7 +91,7 @@ pub struct Table {
 }
 
 /// The order of rows: by tenant, then by id.
-pub type TaskKey2 = (i64, TaskId);
+pub type RowKey = (i64, TaskId);
 
 /// See `store::tasks::Adopted`.
 pub struct Adopted {
@@ -108,7 +108,7 @@ pub struct PickedUp {
     pub oss_key: String,
 }
 
-fn place(key: TaskKey) -> TaskKey2 {
+fn place(key: TaskKey) -> RowKey {
     (key.tenant.0, key.id)
 }
 

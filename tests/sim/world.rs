@@ -62,8 +62,6 @@ pub struct World {
     pub armed: RefCell<Vec<ProcessId>>,
     /// When a fault last touched anything.
     pub disturbed: Cell<Micros>,
-    /// When the database last came back.
-    pub database_back: Cell<Micros>,
     pub done: Cell<bool>,
     next_process: Cell<ProcessId>,
     next_disk: Cell<u32>,
@@ -213,7 +211,6 @@ impl Sim {
             checks: RefCell::default(),
             armed: RefCell::default(),
             disturbed: Cell::new(rt.now()),
-            database_back: Cell::new(0),
             done: Cell::new(false),
             next_process: Cell::new(1),
             next_disk: Cell::new(1),
@@ -396,7 +393,7 @@ impl Sim {
     }
 
     /// Wakes this process's dispatcher and, over the bus, the others.
-    pub fn wake(&self, from: &Rc<Process>, wake_ups: Vec<WakeUp>) {
+    pub fn wake(&self, from: &Rc<Process>, wake_ups: &[WakeUp]) {
         if wake_ups.is_empty() {
             return;
         }
@@ -404,11 +401,11 @@ impl Sim {
             process.tray.borrow_mut().extend_from_slice(wake_ups);
             process.stirred.notify_one();
         };
-        deliver(from, &wake_ups);
+        deliver(from, wake_ups);
         let (sim, id) = (self.clone(), from.id);
         let copies = if self.rt.chance(0.05) { 2 } else { 1 };
         for _ in 0..copies {
-            let (sim, wake_ups) = (sim.clone(), wake_ups.clone());
+            let (sim, wake_ups) = (sim.clone(), wake_ups.to_vec());
             self.rt.spawn(WORLD, async move {
                 sim.rt.sleep(sim.rt.between(MS, 50 * MS)).await;
                 let others: Vec<Rc<Process>> = sim.processes.borrow().values().cloned().collect();
@@ -499,14 +496,14 @@ impl Sim {
         let size = self.rt.between(MS, if self.rt.chance(0.1) { 2_000 * MS } else { 30 * MS });
         self.rt.sleep(size).await;
         let key = object.clone();
-        let execute = move |world: &World| drop(world.objects.borrow_mut().insert(key, parked));
+        let execute = move |world: &World| world.objects.borrow_mut().insert(key, parked);
         let stored = self.request(Peer::Storage, None, 20 * Duration::from_secs(1), execute).await;
-        stored.map(|()| object).map_err(|_| PutError::Failed)
+        stored.map(|_| object).map_err(|_| PutError::Failed)
     }
 
     pub async fn delete_object(&self, object: &str) -> Result<(), Away> {
         let key = object.to_owned();
-        let execute = move |world: &World| drop(world.objects.borrow_mut().remove(&key));
+        let execute = move |world: &World| world.objects.borrow_mut().remove(&key);
         self.request(Peer::Storage, None, 20 * Duration::from_secs(1), execute).await?;
         self.checks.borrow_mut().object_deleted(self, object);
         Ok(())
@@ -542,7 +539,7 @@ impl Sim {
             self.rt.note(|| format!("{} was accepted", name(key)));
             self.checks.borrow_mut().promised.push(key);
             if self.processes.borrow().contains_key(&process.id) {
-                self.wake(&process, vec![WakeUp { lane, rewind: false }]);
+                self.wake(&process, &[WakeUp { lane, rewind: false }]);
             }
         }
     }
