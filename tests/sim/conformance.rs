@@ -50,6 +50,8 @@ struct Pair {
     real: Real,
     table: Table,
     now: Micros,
+    /// How much time was let go by.
+    passed: Micros,
     rng: fastrand::Rng,
     lanes: Vec<Lane>,
     nodes: Vec<NodeId>,
@@ -113,6 +115,7 @@ impl Pair {
             real: Real { store, raw },
             table: Table::broken(None),
             now: clock::now().timestamp_micros(),
+            passed: 0,
             rng: fastrand::Rng::with_seed(seed),
             lanes: Vec::new(),
             nodes: Vec::new(),
@@ -168,7 +171,7 @@ impl Pair {
 
     /// One verb on both.
     async fn verb(&mut self) {
-        self.now += 1_000;
+        self.now = clock::now().timestamp_micros() + self.passed;
         match self.rng.usize(..20) {
             0..5 => {
                 let lane = self.lane();
@@ -184,7 +187,7 @@ impl Pair {
             _ => {
                 let seconds = [5, 35, 200][self.rng.usize(..3)];
                 self.real.raw.pass(seconds).await;
-                self.now += seconds * 1_000_000;
+                self.passed += seconds * 1_000_000;
             }
         }
     }
