@@ -291,8 +291,7 @@ impl Checks {
         let calls = sim.calls.borrow();
         let both_live = |other: &Call| is_live(&call.node) && is_live(&other.node);
         let rival = |other: &&Call| {
-            other.key == call.key
-                && (both_live(other) || !(self.may_go_on(sim, other) || self.may_go_on(sim, call)))
+            other.key == call.key && (both_live(other) || !(self.may_go_on(sim, other) || self.may_go_on(sim, call)))
         };
         if let Some(other) = calls.values().find(rival) {
             let (this, other) = (short(call.node), short(other.node));

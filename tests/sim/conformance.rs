@@ -113,9 +113,11 @@ impl Pair {
                 Raw::Sqlite(SqlitePool::connect_with(options).await.unwrap())
             }
         };
+        let mut table = Table::broken(None);
+        table.is_embedded = store.is_embedded();
         let mut pair = Pair {
+            table,
             real: Real { store, raw },
-            table: Table::broken(None),
             now: clock::now().timestamp_micros(),
             passed: 0,
             rng: fastrand::Rng::with_seed(seed),

@@ -3,12 +3,13 @@
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
-use crate::{process::Process, runtime::WORLD, world::Sim};
+use crate::{flaw::Flaw, process::Process, runtime::WORLD, world::Sim};
 
 const SECOND: Duration = Duration::from_secs(1);
 
+/// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
+pub enum Fault {
     Kill,
     Pause,
     Stop,
@@ -48,7 +49,10 @@ const ALL: [Fault; 16] = [
 
 /// Lets faults happen until their time is over, then puts everything right.
 pub async fn rage(sim: Sim) {
-    let kinds: Vec<Fault> = ALL.into_iter().filter(|_| sim.rt.chance(0.4)).collect();
+    let kinds: Vec<Fault> = match sim.flaw.and_then(Flaw::shows_under) {
+        Some(kinds) => kinds.to_vec(),
+        None => ALL.into_iter().filter(|_| sim.rt.chance(0.4)).collect(),
+    };
     sim.rt.note(|| format!("faults of this seed: {kinds:?}"));
     let until = sim.rt.now() + sim.settings.chaos_for.as_micros() as i64;
     while sim.rt.now() < until {

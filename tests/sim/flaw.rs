@@ -1,5 +1,7 @@
 //! Rules broken on purpose, to see that the simulator notices.
 
+use crate::faults::Fault;
+
 /// One broken rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flaw {
@@ -15,8 +17,6 @@ pub enum Flaw {
     AdoptWithoutAttempt,
     /// `queueLimit` is not looked at.
     QueueWithoutLimit,
-    /// Whoever takes a task from a dead node does not ask whether that has it still.
-    TakenWithoutOwner,
     /// Rows are deleted before their time.
     PurgeTooEarly,
     /// Lost attempts are counted but not capped.
@@ -25,8 +25,6 @@ pub enum Flaw {
     BeliefWithoutEnd,
     /// The dead are buried by whoever comes, without a watch.
     BuriedWithoutWatch,
-    /// A watcher that said "cut off" goes on with its watch.
-    WatchGoesOn,
     /// A watcher that says nothing counts as cut off.
     SilenceTaken,
     /// One watcher that is cut off counts as all of them.
@@ -45,8 +43,19 @@ pub enum Flaw {
     ScanForgotten,
     /// Retries do not count what was tried.
     RetryWithoutEnd,
-    /// A disk that refuses a result costs nothing.
-    LossWithoutCount,
     /// A permit that was granted and not used is kept.
     PermitLeaked,
+}
+
+impl Flaw {
+    /// The faults under which it shows, where that is in few of the ordinary seeds.
+    pub fn shows_under(self) -> Option<&'static [Fault]> {
+        match self {
+            Flaw::SilenceTaken => Some(&[Fault::CutDatabase, Fault::CutRedis]),
+            Flaw::OneWordTaken => Some(&[Fault::CutDatabase]),
+            Flaw::WordGoodForLong => Some(&[Fault::CutDatabase, Fault::DatabaseDown]),
+            Flaw::GuardWithoutAttempt => Some(&[Fault::CutDatabase, Fault::Pause]),
+            _ => None,
+        }
+    }
 }

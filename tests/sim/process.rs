@@ -492,9 +492,7 @@ impl Process {
         let held = watch.clone();
         sim.rt.spawn(self.id, async move { held.run().await });
         let (this, world) = (self.clone(), sim.clone());
-        sim.rt.spawn(self.id, async move {
-            while this.paced(&world, this.rescue(&world, &watch)).await {}
-        });
+        sim.rt.spawn(self.id, async move { while this.paced(&world, this.rescue(&world, &watch)).await {} });
         let (this, world) = (self.clone(), sim.clone());
         sim.rt.spawn(self.id, async move { while this.paced(&world, this.tidy(&world)).await {} });
     }

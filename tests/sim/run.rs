@@ -257,11 +257,7 @@ impl Run {
         if failure.kind == FailureKind::Spool {
             self.process.full.set(true);
             let max_lost = self.sim.settings.max_lost;
-            let transition = match self.sim.flaw {
-                Some(Flaw::LossWithoutCount) => lifecycle::result_gone(&self.task, failure.message, call),
-                _ => lifecycle::result_lost(&self.task, failure.message, max_lost, call),
-            };
-            return self.end_with(transition).await;
+            return self.end_with(lifecycle::result_lost(&self.task, failure.message, max_lost, call)).await;
         }
         let age = (stamp(self.process.wall_clock(&self.sim)) - self.task.created_at).to_std().unwrap_or_default();
         let dice = self.sim.rt.rng().f64();

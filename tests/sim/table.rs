@@ -96,6 +96,8 @@ pub struct Table {
     /// Who was buried since then.
     pub buried: Vec<Buried>,
     pub flaw: Option<Flaw>,
+    /// No other process uses it.
+    pub is_embedded: bool,
 }
 
 /// The order of rows: by tenant, then by id.
@@ -323,7 +325,6 @@ impl Table {
         let state = row.state == change.from || self.flaw == Some(Flaw::GuardWithoutState);
         let again = transition.call().is_some() && change.state == change.from && same;
         let owner = change.owner.is_none_or(|owner| row.owner == Some(owner));
-        let owner = owner || self.flaw == Some(Flaw::TakenWithoutOwner);
         if state && attempt && owner && !again {
             let mut row = row.clone();
             let rest = change.delay.map(|delay| delay.as_micros() as Micros);
@@ -429,7 +430,8 @@ impl Table {
     }
 
     pub fn abandoned(&self, now: Micros) -> Vec<Abandoned> {
-        let overdue = now - OVERDUE_SECONDS * SECOND;
+        // An embedded database declares nothing dead by its own clock.
+        let overdue = if self.is_embedded { Micros::MIN } else { now - OVERDUE_SECONDS * SECOND };
         let is_dead = |owner: Option<NodeId>| owner.is_none_or(|owner| !self.nodes.contains_key(&owner));
         let is_abandoned =
             |row: &&Row| is_dead(row.owner) || row.deadline_at.is_some_and(|deadline| deadline < overdue);

@@ -8,7 +8,7 @@ use model_asynch::{
     watch::rules::{CUT_OFF, Heard, Hold, RENEWALS, WORDS, Word},
 };
 
-use crate::{flaw::Flaw, process::Process, runtime::Micros, world::Sim};
+use crate::{flaw::Flaw, process::Process, runtime::Micros, table::Table, world::Sim};
 
 /// The words of watchers, each until it is not good any more.
 #[derive(Default)]
@@ -71,8 +71,8 @@ impl Watch {
         loop {
             let asked = self.sim.rt.tick();
             let cut_offs = self.hold.borrow().cut_offs();
-            let anew = cut_offs > 0 && self.sim.flaw != Some(Flaw::WatchGoesOn);
-            let renewal = self.process.db(&self.sim, move |table, now| table.hold_watch(watcher, lease, anew, now));
+            let hold = move |table: &mut Table, now| table.hold_watch(watcher, lease, cut_offs > 0, now);
+            let renewal = self.process.db(&self.sim, hold);
             if let Some(Ok(may_bury)) = self.sim.rt.within(every, renewal).await {
                 self.hold.borrow_mut().renewed(asked, may_bury, cut_offs);
             }

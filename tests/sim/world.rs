@@ -159,6 +159,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const LATENESS: Duration = Duration::from_secs(10);
 
 impl Settings {
+    /// Several processes under a short lease, whose calls take longer than that: most of what can go
+    /// wrong between processes goes wrong there.
+    fn crowded(self, rt: &Runtime) -> Settings {
+        let behaviours = self.behaviours.iter().map(|_| Behaviour { fails: 0.0, hangs: 0.0, longest: 40_000 * MS });
+        let (lease, processes) = (Duration::from_secs(6), rt.rng().u32(2..5));
+        Settings { lease, processes, behaviours: behaviours.collect(), cleaner_interval: 1000 * MS, ..self }
+    }
+
     fn roll(rt: &Runtime) -> Settings {
         let mut rng = rt.rng();
         let models = rng.i64(1..4);
@@ -198,7 +206,10 @@ impl Settings {
 impl Sim {
     pub fn new(seed: u64, tracing: bool, flaw: Option<Flaw>) -> Sim {
         let rt = Runtime::new(seed, tracing);
-        let settings = Settings::roll(&rt);
+        let mut settings = Settings::roll(&rt);
+        if flaw.and_then(Flaw::shows_under).is_some() {
+            settings = settings.crowded(&rt);
+        }
         let world = World {
             settings,
             flaw,
