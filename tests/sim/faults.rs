@@ -3,7 +3,7 @@
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
-use crate::{flaw::Flaw, process::Process, runtime::WORLD, world::Sim};
+use crate::{process::Process, runtime::WORLD, world::Sim};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -47,9 +47,17 @@ const ALL: [Fault; 16] = [
     Fault::ModelDeleted,
 ];
 
+/// Faults that are worth a scene of their own: who is cut off from whom, and who knows.
+pub const SCENES: [&[Fault]; 4] = [
+    &[Fault::CutDatabase],
+    &[Fault::CutDatabase, Fault::CutRedis],
+    &[Fault::CutDatabase, Fault::DatabaseDown],
+    &[Fault::CutDatabase, Fault::Pause],
+];
+
 /// Lets faults happen until their time is over, then puts everything right.
 pub async fn rage(sim: Sim) {
-    let kinds: Vec<Fault> = match sim.flaw.and_then(Flaw::shows_under) {
+    let kinds: Vec<Fault> = match sim.scene {
         Some(kinds) => kinds.to_vec(),
         None => ALL.into_iter().filter(|_| sim.rt.chance(0.4)).collect(),
     };

@@ -24,6 +24,7 @@ use uuid::Uuid;
 
 use crate::{
     checks::Checks,
+    faults::{Fault, SCENES},
     flaw::Flaw,
     gate::Redis,
     process::Process,
@@ -47,6 +48,8 @@ impl Deref for Sim {
 pub struct World {
     pub rt: Runtime,
     pub settings: Settings,
+    /// The only faults there are, in some seeds.
+    pub scene: Option<&'static [Fault]>,
     pub flaw: Option<Flaw>,
     pub table: RefCell<Table>,
     pub redis_sets: RefCell<Redis>,
@@ -207,11 +210,16 @@ impl Sim {
     pub fn new(seed: u64, tracing: bool, flaw: Option<Flaw>) -> Sim {
         let rt = Runtime::new(seed, tracing);
         let mut settings = Settings::roll(&rt);
-        if flaw.and_then(Flaw::shows_under).is_some() {
+        let scene = match flaw.and_then(Flaw::shows_under) {
+            Some(scene) => Some(scene),
+            None => rt.chance(0.3).then(|| SCENES[rt.rng().usize(..SCENES.len())]),
+        };
+        if scene.is_some() {
             settings = settings.crowded(&rt);
         }
         let world = World {
             settings,
+            scene,
             flaw,
             table: RefCell::new(Table::broken(flaw)),
             redis_sets: RefCell::default(),
