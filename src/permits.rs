@@ -7,7 +7,7 @@
 pub mod in_process;
 pub mod redis;
 
-mod breaker;
+pub mod breaker;
 
 use std::time::Duration;
 

@@ -113,7 +113,7 @@ pub struct Running {
     pub retry_count: i32,
     /// Attempts that died with their worker.
     pub lost_attempts: i32,
-    /// `Model` as claimed, `Upload` as adopted.
+    /// `Model` as claimed, or as adopted with its call not counted yet; else `Upload` as adopted.
     pub phase: Phase,
     /// User who created the task.
     pub creator: String,

@@ -24,40 +24,23 @@
 //! the first one from writing, as always.
 
 mod redis;
+pub mod rules;
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use self::rules::{CUT_OFF, Hold, RENEWALS, WORDS, Word};
 use crate::{clock, config, store::Store, task::NodeId};
-
-/// A watch is renewed this many times before it would run out, as a lease is.
-const RENEWALS: u32 = 6;
-
-/// Watchers speak twice as often as that, so that one lost word is not silence.
-const WORDS: u32 = 12;
-
-/// The part of a lease after which a watcher without the database is cut off, and for which its
-/// word is good.
-const CUT_OFF: u32 = 3;
 
 /// Where watchers speak and workers listen; cheap to clone.
 #[derive(Clone)]
 pub struct Board {
     redis: Option<redis::Board>,
-}
-
-/// What a watcher says of itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Word {
-    /// It may bury.
-    InTouch,
-    /// It has not reached the database for a third of a lease.
-    CutOff,
 }
 
 /// The watch of this process.
@@ -66,17 +49,7 @@ pub struct Watch {
     board: Board,
     watcher: NodeId,
     lease: Duration,
-    held: Mutex<Held>,
-}
-
-/// How the watch stands.
-struct Held {
-    /// When the last renewal that worked was sent.
-    renewed: Instant,
-    /// It has been held for a lease without a break.
-    may_bury: bool,
-    /// How often "cut off" was said since the watch began: the next renewal has to begin it anew.
-    cut_offs: u32,
+    hold: Mutex<Hold>,
 }
 
 impl Board {
@@ -91,8 +64,8 @@ impl Board {
     /// How long from now nobody will be buried, going by what the watchers said: nothing where one
     /// of them is in touch with the database, or might be.
     pub async fn nobody_buries_for(&self, watchers: &[NodeId], lease: Duration) -> Option<Duration> {
-        let all_cut_off = self.redis.as_ref()?.all_cut_off(watchers, lease / WORDS).await;
-        all_cut_off.then(|| lease - lease / CUT_OFF)
+        let heard = self.redis.as_ref()?.hear(watchers, lease / WORDS).await?;
+        heard.nobody_buries_for(watchers, lease)
     }
 
     async fn say(&self, watcher: NodeId, word: Word, lease: Duration) {
@@ -105,8 +78,8 @@ impl Board {
 impl Watch {
     /// A watch that is still to be taken.
     pub fn new(store: Store, board: Board, lease: Duration) -> Watch {
-        let held = Held { renewed: clock::tick(), may_bury: false, cut_offs: 0 };
-        Watch { store, board, watcher: clock::node_id(), lease, held: Mutex::new(held) }
+        let hold = Mutex::new(Hold::new(lease, clock::tick()));
+        Watch { store, board, watcher: clock::node_id(), lease, hold }
     }
 
     /// Under which name it is held.
@@ -122,11 +95,7 @@ impl Watch {
     /// Whether its holder may look for the dead now. An embedded store has no other process: what
     /// has no lease there is dead for sure.
     pub fn may_bury(&self) -> bool {
-        if self.store.is_embedded() {
-            return true;
-        }
-        let held = self.held();
-        held.may_bury && held.renewed.elapsed() < self.lease / CUT_OFF
+        self.store.is_embedded() || self.held().may_bury(clock::tick())
     }
 
     /// Holds the watch until `stop`, and says how it goes.
@@ -148,10 +117,13 @@ impl Watch {
         let every = self.lease / RENEWALS;
         loop {
             let asked = clock::tick();
-            let cut_offs = self.held().cut_offs;
+            let cut_offs = self.held().cut_offs();
             let renewal = self.store.hold_watch(self.watcher, self.lease, cut_offs > 0);
             if let Ok(Ok(may_bury)) = tokio::time::timeout(every, renewal).await {
-                self.renewed(asked, may_bury, cut_offs);
+                if cut_offs > 0 {
+                    info!("the database is back; nobody is declared dead for {:?}", self.lease);
+                }
+                self.held().renewed(asked, may_bury, cut_offs);
             }
             tokio::time::sleep(every.saturating_sub(asked.elapsed())).await;
         }
@@ -160,33 +132,13 @@ impl Watch {
     async fn speak(&self) {
         loop {
             let spoke = clock::tick();
-            self.board.say(self.watcher, self.word(), self.lease).await;
+            let word = self.held().word(spoke);
+            self.board.say(self.watcher, word, self.lease).await;
             tokio::time::sleep((self.lease / WORDS).saturating_sub(spoke.elapsed())).await;
         }
     }
 
-    fn renewed(&self, asked: Instant, may_bury: bool, cut_offs: u32) {
-        let mut held = self.held();
-        if cut_offs > 0 {
-            info!("the database is back; nobody is declared dead for {:?}", self.lease);
-        }
-        // What was said while the renewal was on its way counts for the next one.
-        held.cut_offs = held.cut_offs.saturating_sub(cut_offs);
-        held.may_bury = may_bury && held.cut_offs == 0;
-        held.renewed = asked;
-    }
-
-    /// What to say now.
-    fn word(&self) -> Word {
-        let mut held = self.held();
-        if held.renewed.elapsed() < self.lease / CUT_OFF {
-            return Word::InTouch;
-        }
-        held.cut_offs = held.cut_offs.saturating_add(1);
-        Word::CutOff
-    }
-
-    fn held(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn held(&self) -> MutexGuard<'_, Hold> {
+        self.hold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

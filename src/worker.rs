@@ -5,8 +5,8 @@
 //! incarnation; what it had parked is adopted by the next one.
 
 mod call;
-mod lanes;
-mod lease;
+pub mod lanes;
+pub mod lease;
 mod pulse;
 mod run;
 mod salvage;
@@ -480,6 +480,8 @@ impl Worker {
 
     /// Looks for lanes with work in the whole table.
     async fn scan(&self, life: &mut Life) {
+        // A claim that nobody waited for any more may have been committed after its doubt was settled.
+        life.doubtful = true;
         match self.shared.store.lanes_with_work().await {
             Ok(lanes) => lanes.into_iter().for_each(|lane| life.lanes.wake(WakeUp { lane, rewind: true })),
             Err(error) => warn!(%error, "cannot scan for lanes with work, trying again"),
@@ -506,7 +508,7 @@ impl Life {
         let run = Run::adopted(shared.clone(), adopted, &parked, self.cut.clone());
         self.spawn(run, live, |run| async move {
             info!("found the parked result of this task, only the upload is left");
-            run.resume(parked).await;
+            run.go_on(parked).await;
         });
     }
 

@@ -1,4 +1,4 @@
-//! When to stop asking Redis: values only, the gate acts on them.
+//! When to stop asking Redis: values only, the gate acts on them. Public for `tests/sim` alone.
 
 use std::time::{Duration, Instant};
 
@@ -10,20 +10,21 @@ const WINDOW: Duration = Duration::from_secs(1);
 
 /// Open = Redis is left alone but for a probe now and then.
 #[derive(Debug, Default)]
-pub(super) struct Breaker {
+pub struct Breaker {
     open: bool,
     failures: u32,
     since: Option<Instant>,
 }
 
 impl Breaker {
-    pub(super) fn is_open(&self) -> bool {
+    /// True while Redis is left alone.
+    pub fn is_open(&self) -> bool {
         self.open
     }
 
     /// Counts a failure; true where this one opened the breaker. `dead`: there is no point in
     /// counting on, because another try would only wait or be refused again.
-    pub(super) fn failed(&mut self, at: Instant, dead: bool) -> bool {
+    pub fn failed(&mut self, at: Instant, dead: bool) -> bool {
         if self.open {
             return false;
         }
@@ -37,11 +38,12 @@ impl Breaker {
 
     /// Forgets the failures before it. An open breaker stays open: one lucky call says nothing
     /// about whether Redis knows what it must know.
-    pub(super) fn succeeded(&mut self) {
+    pub fn succeeded(&mut self) {
         self.since = None;
     }
 
-    pub(super) fn close(&mut self) {
+    /// Redis is back and knows what it must know.
+    pub fn close(&mut self) {
         *self = Breaker::default();
     }
 }

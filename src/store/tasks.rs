@@ -3,11 +3,11 @@
 //! Decisions are pure and in the modules below: who is admitted, how much a lane may give, what is
 //! counted. `postgres` and `sqlite` word the statements.
 
-pub(super) mod admission;
+pub mod admission;
 pub(super) mod batches;
-pub(super) mod quota;
+pub mod quota;
 pub(super) mod rows;
-pub(super) mod tally;
+pub mod tally;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -32,17 +32,17 @@ pub const MOST_CLAIMED: usize = 256;
 
 /// How long the owner's own limit on a call is over before the claim's deadline passes: room for
 /// connecting and for writing the outcome. Seconds.
-pub(super) const CLAIM_GRACE_SECONDS: i64 = 60;
+pub const CLAIM_GRACE_SECONDS: i64 = 60;
 
 /// How long past its deadline a run is left to its owner, who ought to end it itself. Seconds.
-pub(super) const OVERDUE_SECONDS: i64 = 60;
+pub const OVERDUE_SECONDS: i64 = 60;
 
 /// The deadline of a parked result, in seconds: longer than any upload may be retried for (a year),
 /// since the worker gives up by itself.
-pub(super) const UPLOAD_DEADLINE_SECONDS: i64 = 370 * 86_400;
+pub const UPLOAD_DEADLINE_SECONDS: i64 = 370 * 86_400;
 
 /// How long a finished task is kept where its model's row is missing. Seconds.
-pub(super) const AUTO_CLEAN_SECONDS: i64 = 86_400;
+pub const AUTO_CLEAN_SECONDS: i64 = 86_400;
 
 const HELD_BY: &str = "\
     SELECT tenant_id, task_id, model_id, attempt, owner, lost_attempts, phase, creator, model_name FROM asynch_task \
@@ -104,11 +104,12 @@ pub enum LaneVerdict {
 /// A parked result that a restarted node found, with what is needed to go on.
 #[derive(Debug)]
 pub struct Adopted {
-    /// The task, held by the adopting node, phase `Upload`.
+    /// The task, held by the adopting node.
     pub task: Running,
     /// Its model.
     pub model: Arc<Model>,
-    /// True where the call has not been counted in the statistics yet.
+    /// True where the call has not been counted in the statistics yet. The row stays in phase `Model`
+    /// until it is parked under this owner with its call, so that the count outlives another crash.
     pub call_uncounted: bool,
 }
 

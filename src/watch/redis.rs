@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use redis::{AsyncConnectionConfig, Client, FromRedisValue, Pipeline, RedisError, aio::MultiplexedConnection};
 use tokio::{sync::Mutex, time::timeout};
 
-use super::Word;
+use super::rules::{Heard, Word};
 use crate::{config, task::NodeId};
 
 /// How the words are written.
@@ -45,19 +45,19 @@ impl Board {
         self.ask::<()>(&calls, patience).await;
     }
 
-    /// Whether every one of these says that it is cut off, and nobody else that it is in touch.
-    pub(super) async fn all_cut_off(&self, watchers: &[NodeId], patience: Duration) -> bool {
+    /// What they say; nothing where Redis does not answer, or with something that cannot be read.
+    pub(super) async fn hear(&self, watchers: &[NodeId], patience: Duration) -> Option<Heard> {
         let mut calls = redis::pipe();
         calls.cmd("GET").arg(self.last_key());
         for watcher in watchers {
             calls.cmd("GET").arg(self.key(*watcher));
         }
-        let Some(words) = self.ask::<Vec<Option<String>>>(&calls, patience).await else { return false };
-        let Some((last, words)) = words.split_first() else { return false };
-        let known = |name: &String| watchers.iter().any(|watcher| watcher.to_string() == *name);
-        last.as_ref().is_none_or(known)
-            && !words.is_empty()
-            && words.iter().all(|word| word.as_deref() == Some(CUT_OFF))
+        let (last, words) = match self.ask::<Vec<Option<String>>>(&calls, patience).await?.split_first()? {
+            (Some(last), words) => (Some(NodeId(last.parse().ok()?)), words.to_vec()),
+            (None, words) => (None, words.to_vec()),
+        };
+        let words = words.iter().map(|word| word.as_deref().and_then(read)).collect();
+        Some(Heard { last_in_touch: last, words })
     }
 
     fn key(&self, watcher: NodeId) -> String {
@@ -93,5 +93,13 @@ impl Board {
         let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
         let answer = calls.query_async(&mut connection).await?;
         Ok((answer, connection))
+    }
+}
+
+fn read(word: &str) -> Option<Word> {
+    match word {
+        IN_TOUCH => Some(Word::InTouch),
+        CUT_OFF => Some(Word::CutOff),
+        _ => None,
     }
 }

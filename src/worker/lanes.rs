@@ -1,5 +1,6 @@
 //! Which lanes this node asks next: fairly by tenant, then by lane, and only those that may have
-//! work and room. In memory only; wake-ups feed it and a slow scan of the table corrects it.
+//! work and room. In memory only; wake-ups feed it and a slow scan of the table corrects it. Public for
+//! `tests/sim` alone.
 //!
 //! A lane is *ready* (in the ring), *asked* (taken out of the ring until its verdict is in) or
 //! *waiting* (its limit is reached; it comes back when a permit does, or at the next poll). A lane
@@ -31,7 +32,7 @@ const LOOK_AT: usize = 16;
 
 /// The lanes that may have work.
 #[derive(Default)]
-pub(super) struct Lanes {
+pub struct Lanes {
     known: HashMap<Lane, Known>,
     /// Tenants that have a ready lane, each once.
     tenants: VecDeque<TenantId>,
@@ -61,7 +62,7 @@ enum Status {
 
 impl Lanes {
     /// A lane may have work.
-    pub(super) fn wake(&mut self, wake_up: WakeUp) {
+    pub fn wake(&mut self, wake_up: WakeUp) {
         let known = self.known.entry(wake_up.lane).or_insert(Known {
             status: Status::Waiting,
             turn: self.turns,
@@ -79,7 +80,7 @@ impl Lanes {
     }
 
     /// A permit of the lane came back, or one of its running tasks left.
-    pub(super) fn room(&mut self, lane: Lane) {
+    pub fn room(&mut self, lane: Lane) {
         let of_model = self.waiting.range((lane.model, 0, TenantId(i64::MIN))..);
         let of_model = of_model.take_while(|(model, ..)| *model == lane.model).take(LOOK_AT);
         let waiting: Vec<Lane> = of_model.map(|&(model, _, tenant)| Lane { model, tenant }).collect();
@@ -94,7 +95,7 @@ impl Lanes {
     }
 
     /// Every waiting lane is worth another look.
-    pub(super) fn poll(&mut self) {
+    pub fn poll(&mut self) {
         let waiting: Vec<Lane> = self.waiting.iter().map(|&(model, _, tenant)| Lane { model, tenant }).collect();
         for lane in waiting {
             self.make_ready(lane);
@@ -102,13 +103,13 @@ impl Lanes {
     }
 
     /// True if a lane can be taken.
-    pub(super) fn any_ready(&self) -> bool {
+    pub fn any_ready(&self) -> bool {
         !self.tenants.is_empty()
     }
 
     /// Takes up to `most` ready lanes, one from each tenant in turn. Each has to be given a
     /// [`Lanes::verdict`], [`Lanes::wait`] or [`Lanes::drop`] afterwards.
-    pub(super) fn take(&mut self, most: usize) -> Vec<Lane> {
+    pub fn take(&mut self, most: usize) -> Vec<Lane> {
         let mut taken = Vec::new();
         while taken.len() < most {
             let Some(tenant) = self.tenants.pop_front() else { break };
@@ -133,12 +134,12 @@ impl Lanes {
     }
 
     /// The lane's cursor.
-    pub(super) fn since(&self, lane: Lane) -> Option<DateTime<Utc>> {
+    pub fn since(&self, lane: Lane) -> Option<DateTime<Utc>> {
         self.known.get(&lane).and_then(|known| known.since)
     }
 
     /// What the claim said of a lane that was asked; `newest` is the place of the last task it gave.
-    pub(super) fn verdict(&mut self, lane: Lane, verdict: LaneVerdict, newest: Option<DateTime<Utc>>) {
+    pub fn verdict(&mut self, lane: Lane, verdict: LaneVerdict, newest: Option<DateTime<Utc>>) {
         let Some(known) = self.known.get_mut(&lane) else { return };
         let had_cursor = known.since.is_some();
         if let Some(newest) = newest {
@@ -159,7 +160,7 @@ impl Lanes {
     }
 
     /// No permit for the lane now.
-    pub(super) fn wait(&mut self, lane: Lane) {
+    pub fn wait(&mut self, lane: Lane) {
         let Some(known) = self.known.get_mut(&lane) else { return };
         known.status = Status::Waiting;
         self.waiting.insert((lane.model, known.turn, lane.tenant));
@@ -169,7 +170,7 @@ impl Lanes {
     }
 
     /// The lane has no work, or no model.
-    pub(super) fn drop(&mut self, lane: Lane) {
+    pub fn drop(&mut self, lane: Lane) {
         if let Some(known) = self.known.remove(&lane) {
             self.waiting.remove(&(lane.model, known.turn, lane.tenant));
         }
@@ -193,7 +194,7 @@ impl Lanes {
 
 /// How many tasks to want from each of `lanes` lanes when `free` calls can be started: equal
 /// shares, at least one each.
-pub(super) fn share(free: usize, lanes: usize) -> u32 {
+pub fn share(free: usize, lanes: usize) -> u32 {
     u32::try_from((free / lanes.max(1)).max(1)).unwrap_or(u32::MAX)
 }
 

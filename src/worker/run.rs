@@ -90,8 +90,17 @@ impl Run {
         }
     }
 
+    /// Goes on with an adopted result: first its call is counted, if nobody has done so, because
+    /// only the row can tell the next owner whether it was.
+    pub(super) async fn go_on(mut self, parked: Parked) {
+        if self.uncounted.is_some() && upload::mark_parked(&mut self, &parked, None).await == Applied::Stale {
+            return debug!("somebody else owns the task now");
+        }
+        self.resume(parked).await;
+    }
+
     /// Uploads a parked result and sees the task through.
-    pub(super) async fn resume(mut self, mut parked: Parked) {
+    async fn resume(mut self, mut parked: Parked) {
         faults::pass(Point::AfterPark);
         match upload::upload(&mut self, &mut parked).await {
             Uploaded::Stored(stored) => self.finish(&parked, stored).await,

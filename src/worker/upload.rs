@@ -106,7 +106,8 @@ async fn attempt(run: &mut Run, parked: &Parked) -> Tried {
     }
 }
 
-async fn mark_parked(run: &mut Run, parked: &Parked, error: Option<String>) -> Applied {
+/// Writes to the row that its result is parked, with the call that led to it.
+pub(super) async fn mark_parked(run: &mut Run, parked: &Parked, error: Option<String>) -> Applied {
     let call = run.uncounted.take();
     let tmp_file = parked.lies_in().to_string_lossy().into_owned();
     run.apply(lifecycle::parked(&run.task, tmp_file, error, call)).await

@@ -296,23 +296,23 @@ pub(in crate::store) async fn adopt(
     let model =
         sqlx::query(AssertSqlSafe(statement)).bind(before.big("model_id")?).fetch_optional(&mut *transaction).await?;
     let Some(model) = model else { return Ok(None) };
+    // Nobody has counted the call yet: the phase says so until the owner's first transition, which does.
+    let call_uncounted = read_state(&before)? == State::Running && read_phase(&before)? == Phase::Model;
+    let phase = if call_uncounted { Phase::Model } else { Phase::Upload };
     let now = now();
     let row = sqlx::query(ADOPT)
         .bind(key.tenant.0)
         .bind(Id(key.id.0))
         .bind(CLAIM.to.number())
-        .bind(Phase::Upload.number())
+        .bind(phase.number())
         .bind(Id(node.0))
         .bind(tmp_file)
         .bind(now)
         .bind(now + UPLOAD_DEADLINE_SECONDS * MICROS)
         .fetch_one(&mut *transaction)
         .await?;
-    let adopted = Adopted {
-        task: read_running(&row, vault)?,
-        model: Arc::new(read_model(&model, vault)?),
-        call_uncounted: read_state(&before)? == State::Running && read_phase(&before)? == Phase::Model,
-    };
+    let adopted =
+        Adopted { task: read_running(&row, vault)?, model: Arc::new(read_model(&model, vault)?), call_uncounted };
     transaction.commit().await?;
     Ok(Some(adopted))
 }

@@ -1,5 +1,5 @@
 //! Who gets into a lane: `queueLimit`, decided under the lane's lock. Pure; the statements are in
-//! `postgres` and `sqlite`.
+//! `postgres` and `sqlite`. Public for `tests/sim` alone.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -24,25 +24,25 @@ const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// The entrance of one lane as it stands under its lock.
 #[derive(Debug, Clone)]
-pub(in crate::store) struct Gate {
+pub struct Gate {
     /// The model takes tasks.
-    pub(in crate::store) enabled: bool,
+    pub enabled: bool,
     /// The model is deleted.
-    pub(in crate::store) deleted: bool,
+    pub deleted: bool,
     /// `queueLimit`; 0 = none.
-    pub(in crate::store) limit: i32,
+    pub limit: i32,
     /// Tasks that ever entered.
-    pub(in crate::store) entered: i64,
+    pub entered: i64,
     /// `entered` when live tasks were counted last.
-    pub(in crate::store) counted_entered: i64,
+    pub counted_entered: i64,
     /// Live tasks at that count.
-    pub(in crate::store) counted_live: i64,
+    pub counted_live: i64,
     /// These numbers are no longer those of the row.
-    pub(in crate::store) changed: bool,
+    pub changed: bool,
 }
 
 /// The gates of a batch, in the order in which lanes are locked.
-pub(in crate::store) type Gates = BTreeMap<Lane, Gate>;
+pub type Gates = BTreeMap<Lane, Gate>;
 
 impl Gate {
     /// Tasks that may still enter. Since the last count no more than `entered` says can have come,
@@ -56,7 +56,7 @@ impl Gate {
     }
 
     /// Takes in a fresh count of live tasks.
-    pub(in crate::store) fn recounted(&mut self, live: i64) {
+    pub fn recounted(&mut self, live: i64) {
         self.counted_live = live;
         self.counted_entered = self.entered;
         self.changed = true;
@@ -79,10 +79,10 @@ impl Gate {
 }
 
 /// The lanes of a batch, in the order in which they are locked, and how many tasks want into each.
-pub(in crate::store) type Demand = BTreeMap<Lane, i64>;
+pub type Demand = BTreeMap<Lane, i64>;
 
 /// What a batch wants.
-pub(in crate::store) fn lanes_of(tasks: &[NewTask]) -> Demand {
+pub fn lanes_of(tasks: &[NewTask]) -> Demand {
     let mut demand = Demand::new();
     for task in tasks {
         *demand.entry(task.lane).or_default() += 1;
@@ -91,7 +91,7 @@ pub(in crate::store) fn lanes_of(tasks: &[NewTask]) -> Demand {
 }
 
 /// The lanes whose gate may be too narrow for what wants in, because tasks left since the count.
-pub(in crate::store) fn crowded(gates: &Gates, demand: &Demand) -> Vec<Lane> {
+pub fn crowded(gates: &Gates, demand: &Demand) -> Vec<Lane> {
     let crowded = |(lane, gate): (&Lane, &Gate)| {
         let wanted = demand.get(lane).copied().unwrap_or_default();
         (gate.enabled && !gate.deleted && gate.room() < wanted).then_some(*lane)
@@ -100,7 +100,7 @@ pub(in crate::store) fn crowded(gates: &Gates, demand: &Demand) -> Vec<Lane> {
 }
 
 /// One verdict for each task, first come first served. A lane without a gate has lost its model.
-pub(in crate::store) fn admit(gates: &mut Gates, tasks: &[NewTask]) -> Vec<Enqueued> {
+pub fn admit(gates: &mut Gates, tasks: &[NewTask]) -> Vec<Enqueued> {
     tasks.iter().map(|task| gates.get_mut(&task.lane).map_or(Enqueued::ModelGone, Gate::admit)).collect()
 }
 

@@ -1,5 +1,5 @@
 //! How many tasks each lane may give: `maxConcurrency` and `totalConcurrency`, decided under the
-//! lanes' locks. Pure; the statements are in `postgres` and `sqlite`.
+//! lanes' locks. Pure; the statements are in `postgres` and `sqlite`. Public for `tests/sim` alone.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,31 +16,31 @@ use crate::{
 
 /// What the claim sees once it holds its locks.
 #[derive(Debug, Default)]
-pub(in crate::store) struct Sight {
+pub struct Sight {
     /// The models that may be called.
-    pub(in crate::store) open: HashMap<ModelId, Arc<Model>>,
+    pub open: HashMap<ModelId, Arc<Model>>,
     /// Calls running in each lane that is locked; other lanes are busy.
-    pub(in crate::store) running: HashMap<Lane, i64>,
+    pub running: HashMap<Lane, i64>,
     /// Calls running over all tenants, of each model with a `totalConcurrency` that is locked.
-    pub(in crate::store) total: HashMap<ModelId, i64>,
+    pub total: HashMap<ModelId, i64>,
 }
 
 /// What one lane may give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::store) struct Quota {
+pub struct Quota {
     /// The lane.
-    pub(in crate::store) lane: Lane,
+    pub lane: Lane,
     /// The cursor of the want.
-    pub(in crate::store) since: Option<DateTime<Utc>>,
+    pub since: Option<DateTime<Utc>>,
     /// Most tasks, at least 1.
-    pub(in crate::store) most: i64,
+    pub most: i64,
     /// The model's `timeoutSeconds`.
-    pub(in crate::store) timeout_seconds: i32,
+    pub timeout_seconds: i32,
 }
 
 /// Shares the room out, first come first served, in rounds: what an empty lane leaves of its
 /// model's room over all tenants goes to the lanes after it. Without that there is one round.
-pub(in crate::store) struct Plan {
+pub struct Plan {
     shares: Vec<Share>,
     /// Room over all tenants, of each model with a `totalConcurrency` that is locked.
     left: HashMap<ModelId, i64>,
@@ -59,7 +59,7 @@ struct Share {
 
 impl Plan {
     /// What each want may have by its lane's own limit.
-    pub(in crate::store) fn new(wants: &[Want], sight: &Sight) -> Plan {
+    pub fn new(wants: &[Want], sight: &Sight) -> Plan {
         let mut seen = HashSet::new();
         let share = |want: &Want| {
             let room = if seen.insert(want.lane) { room(want, sight) } else { Err(LaneVerdict::Busy) };
@@ -78,7 +78,7 @@ impl Plan {
     }
 
     /// The lanes to claim from next; none when the room is shared out.
-    pub(in crate::store) fn round(&self) -> Vec<Quota> {
+    pub fn round(&self) -> Vec<Quota> {
         let mut left = self.left.clone();
         let mut at_once = MOST_CLAIMED as i64;
         let quota = |share: &Share| {
@@ -99,7 +99,7 @@ impl Plan {
     }
 
     /// Takes in what a round gave.
-    pub(in crate::store) fn took(&mut self, round: &[Quota], tasks: Vec<Running>) {
+    pub fn took(&mut self, round: &[Quota], tasks: Vec<Running>) {
         let mut got: HashMap<Lane, i64> = HashMap::new();
         for task in &tasks {
             *got.entry(task.lane).or_default() += 1;
@@ -118,7 +118,7 @@ impl Plan {
     }
 
     /// Puts what was claimed in order and gives the verdicts.
-    pub(in crate::store) fn claim(mut self, sight: &Sight) -> Claim {
+    pub fn claim(mut self, sight: &Sight) -> Claim {
         let places = self.shares.iter().enumerate().rev();
         let place: HashMap<Lane, usize> = places.map(|(n, share)| (share.want.lane, n)).collect();
         self.tasks.sort_by_key(|task| (place.get(&task.lane).copied(), task.enqueue_at, task.key.id));

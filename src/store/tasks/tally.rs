@@ -1,4 +1,5 @@
-//! What a batch of transitions adds to the statistics, and how it is cut. Pure.
+//! What a batch of transitions adds to the statistics, and how it is cut. Pure. Public for
+//! `tests/sim` alone.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -11,7 +12,7 @@ use crate::task::lifecycle::{Applied, Transition};
 
 /// What applying a transition came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::store) enum Outcome {
+pub enum Outcome {
     /// The row has changed.
     Done,
     /// The row had changed before exactly so: the writer was not told of its commit and came
@@ -33,28 +34,33 @@ impl From<Outcome> for Applied {
 /// A row of the statistics: day, tenant, creator, model name. The derived order is the order in
 /// which rows are written, so that two writers never wait for each other in a circle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::store) struct StatKey<'a> {
-    pub(in crate::store) day: NaiveDate,
-    pub(in crate::store) tenant: i64,
-    pub(in crate::store) creator: &'a str,
-    pub(in crate::store) model_name: &'a str,
+pub struct StatKey<'a> {
+    /// The day, in the configured time zone.
+    pub day: NaiveDate,
+    /// The tenant of the tasks.
+    pub tenant: i64,
+    /// User who created the tasks.
+    pub creator: &'a str,
+    /// Name of the model.
+    pub model_name: &'a str,
 }
 
 /// What is added to it.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(in crate::store) struct Tally {
-    pub(in crate::store) successes: i64,
-    pub(in crate::store) failures: i64,
-    pub(in crate::store) seconds: f64,
-    pub(in crate::store) bytes: i64,
+pub struct Tally {
+    /// Calls that gave a result.
+    pub successes: i64,
+    /// Calls that did not.
+    pub failures: i64,
+    /// Time spent in calls.
+    pub seconds: f64,
+    /// Size of the results.
+    pub bytes: i64,
 }
 
 /// Adds up the calls of a batch: those that changed their row. A stale writer's call is counted by
 /// whoever took the task from it, so that no call is counted twice.
-pub(in crate::store) fn tallies<'a>(
-    transitions: &'a [Transition],
-    outcomes: &[Outcome],
-) -> BTreeMap<StatKey<'a>, Tally> {
+pub fn tallies<'a>(transitions: &'a [Transition], outcomes: &[Outcome]) -> BTreeMap<StatKey<'a>, Tally> {
     let mut tallies: BTreeMap<StatKey<'a>, Tally> = BTreeMap::new();
     for (transition, outcome) in transitions.iter().zip(outcomes) {
         let Some(call) = transition.call().filter(|_| *outcome == Outcome::Done) else { continue };
@@ -96,7 +102,7 @@ pub(in crate::store) fn runs(transitions: &[Transition]) -> Vec<Range<usize>> {
 
 /// A failure's words as both databases take them: Postgres has no NUL in a text, and what a model
 /// answered must not keep its task from failing.
-pub(in crate::store) fn storable(message: &str) -> String {
+pub fn storable(message: &str) -> String {
     message.replace('\0', "\u{fffd}")
 }
 
