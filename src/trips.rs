@@ -44,6 +44,9 @@ struct Queue<E: Errand> {
 /// A thread on its way. However it ends, the next caller may send another one.
 struct Traveller<E: Errand> {
     shared: Arc<Shared<E>>,
+    /// Of the batch under way. Kept here, so that after a panic they are dropped last: whoever is
+    /// told so and sends again must find that nobody is under way.
+    answers: Vec<oneshot::Sender<E::Answer>>,
     /// Found nothing more to do.
     home: bool,
 }
@@ -74,7 +77,7 @@ impl<E: Errand> Trips<E> {
             !mem::replace(&mut queue.under_way, true)
         };
         if depart {
-            let traveller = Traveller { shared: Arc::clone(&self.shared), home: false };
+            let traveller = Traveller { shared: Arc::clone(&self.shared), answers: Vec::new(), home: false };
             spawn_blocking(move || traveller.go());
         }
         answered.await.map_err(|_| io::Error::other("stopped before it was done"))
@@ -108,7 +111,9 @@ impl<E: Errand> Traveller<E> {
                 let (items, answers) = (queue.items.split_off(most), queue.answers.split_off(most));
                 (mem::replace(&mut queue.items, items), mem::replace(&mut queue.answers, answers))
             };
-            for (answer, done) in answers.into_iter().zip(self.shared.errand.run(items)) {
+            self.answers = answers;
+            let done = self.shared.errand.run(items);
+            for (answer, done) in mem::take(&mut self.answers).into_iter().zip(done) {
                 answer.send(done).ok();
             }
         }
