@@ -94,11 +94,12 @@ fn disposition(name: &str, content_type: &str) -> HeaderValue {
     named.unwrap_or(HeaderValue::from_static(how))
 }
 
-/// Types that a browser shows without running anything in them.
+/// Types that a browser shows without running anything in them. Not PDF: browsers show that in a viewer
+/// of theirs, which refuses what comes with a sandbox.
 fn is_shown(content_type: &str) -> bool {
     match content_type {
         "image/svg+xml" => false,
-        "text/plain" | "application/json" | "application/pdf" => true,
+        "text/plain" | "application/json" => true,
         other => ["image/", "audio/", "video/"].iter().any(|kind| other.starts_with(kind)),
     }
 }
@@ -171,10 +172,11 @@ mod tests {
             let name = format!("{TASK}-2-00112233445566778899aabbccddeeff.{extension}");
             disposition(&name, file_type::content_type(extension)).to_str().unwrap().to_owned()
         };
-        for shown in ["png", "jpg", "webp", "wav", "mp3", "opus", "mp4", "webm", "txt", "json", "pdf"] {
+        for shown in ["png", "jpg", "webp", "wav", "mp3", "opus", "mp4", "webm", "txt", "json"] {
             assert_eq!(disposition(shown), format!("inline; filename=\"{TASK}.{shown}\""));
         }
-        for saved in ["html", "xhtml", "svg", "svgz", "xml", "md", "js", "css", "swf", "zip", "bin", "unheardof"] {
+        for saved in ["pdf", "html", "xhtml", "svg", "svgz", "xml", "md", "js", "css", "swf", "zip", "bin", "unheardof"]
+        {
             assert_eq!(disposition(saved), format!("attachment; filename=\"{TASK}.{saved}\""));
         }
         for (foreign, how) in [("a.png", "inline"), ("a", "attachment"), (&format!("{TASK}.p\"ng"), "attachment")] {
