@@ -96,6 +96,8 @@ impl World {
             ("worker.leaseSeconds", &LEASE.to_string()),
             ("worker.concurrency", "32"),
             ("worker.maxLostAttempts", "1000"),
+            // The disks are small, so that one can be filled.
+            ("worker.spoolMinFreeBytes", "1048576"),
             ("worker.pollInterval", "500ms"),
             ("cleaner.interval", "500ms"),
             ("server.shutdownGrace", "2s"),
