@@ -96,6 +96,8 @@ impl World {
             ("worker.leaseSeconds", &LEASE.to_string()),
             ("worker.concurrency", "32"),
             ("worker.maxLostAttempts", "1000"),
+            // Which process made which call is told by its log.
+            ("log.level", "info,model_asynch::worker=debug"),
             // The disks are small, so that one can be filled.
             ("worker.spoolMinFreeBytes", "1048576"),
             ("worker.pollInterval", "500ms"),
