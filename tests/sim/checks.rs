@@ -391,9 +391,16 @@ impl Checks {
             let owner = row.owner.and_then(|node| self.owners.get(&node)).and_then(|id| processes.get(id));
             return match owner {
                 Some(process) if process.node.get() == row.owner => !process.works_on(row.key, row.attempt),
-                // Its lease has to run out first, and cleaners have to be allowed to bury.
+                // Its lease has to run out first, and somebody has to have watched for a whole one.
                 Some(_) | None => {
-                    row.owner.is_none_or(|node| !table.nodes.contains_key(&node)) && row.updated_at + IDLE < now
+                    let lease = sim.settings.lease.as_micros() as Micros;
+                    let watched = |process: &&Rc<Process>| {
+                        let well_since = process.started.max(process.resumed.get()).max(process.hurt.get());
+                        process.node.get().is_some() && now - well_since > 2 * lease
+                    };
+                    row.owner.is_none_or(|node| !table.nodes.contains_key(&node))
+                        && row.updated_at + IDLE < now
+                        && processes.values().any(|process| watched(&process))
                 }
             };
         }

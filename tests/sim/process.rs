@@ -53,6 +53,7 @@ pub struct Process {
     /// What its wall clock is wrong by.
     pub skew: Micros,
     pub node: Cell<Option<NodeId>>,
+    pub started: Micros,
     /// When a fault last kept it from the database.
     pub hurt: Cell<Micros>,
     /// When a fault last kept it from Redis.
@@ -134,6 +135,7 @@ impl Process {
             disk,
             skew,
             node: Cell::new(None),
+            started: sim.rt.now(),
             hurt: Cell::new(0),
             unheard: Cell::new(0),
             watched_by: RefCell::default(),

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Seeds of an ordinary test run.
-const SEEDS: u64 = 600;
+const SEEDS: u64 = 2000;
 
 /// Within so many seeds each broken rule has to be noticed.
 const ENOUGH: u64 = 600;
