@@ -9,7 +9,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use model_asynch::{
     caller::Caller,
     clock,
-    model::{HttpMethod, Model, ModelSpec, headers::Headers},
+    model::{Model, ModelPatch, ModelSpec, headers::Headers},
     spool::file_type,
     task::{
         Attempt, CallerHeaders, Lane, ModelId, Running, TaskKey, TenantId,
@@ -23,6 +23,13 @@ const HEADERS: &str = "Authorization:Bearer abcdefghijklmnop,X-Region=eu,X-List:
 
 fn model() -> Model {
     let now = clock::now();
+    let patch = ModelPatch {
+        model_name: Some("tts".to_owned()),
+        base_url: Some("http://127.0.0.1:5000".to_owned()),
+        route: Some("/synthesize".to_owned()),
+        api_key: Some(HEADERS.to_owned()),
+        ..ModelPatch::default()
+    };
     Model {
         id: ModelId(3),
         tenant: TenantId(7),
@@ -30,23 +37,7 @@ fn model() -> Model {
         updater: "ann".to_owned(),
         created_at: now,
         updated_at: now,
-        spec: ModelSpec {
-            model_name: "tts".to_owned(),
-            base_url: "http://127.0.0.1:5000".to_owned(),
-            route: "/synthesize".to_owned(),
-            http_method: HttpMethod::Post,
-            api_key: Headers::parse(HEADERS).unwrap(),
-            enabled: true,
-            max_concurrency: 10,
-            total_concurrency: 0,
-            queue_limit: 1000,
-            timeout_seconds: 60,
-            retry_times: 0,
-            retry_queue_max_seconds: 0,
-            auto_clean_seconds: 86_400,
-            remark: String::new(),
-            shared: false,
-        },
+        spec: ModelSpec::create(&patch, TenantId(7)).unwrap(),
     }
 }
 

@@ -46,7 +46,7 @@ use crate::{
     clock,
     config::Config,
     faults::{self, Point},
-    permits::{Ask, Permit, Permits},
+    permits::{Permit, Permits},
     spool::{
         Spool,
         gauge::{Gauge, Limits},
@@ -54,7 +54,7 @@ use crate::{
     storage::Storage,
     store::{
         Store, StoreError,
-        tasks::{Claim, LaneVerdict, MOST_CLAIMED, Want},
+        tasks::{Claim, MOST_CLAIMED, Want},
     },
     task::{Attempt, Lane, ModelId, NodeId, TaskKey, lifecycle, retry},
     wake::{Wake, WakeUp},
@@ -398,7 +398,9 @@ impl Worker {
     }
 
     async fn claim_from(&mut self, life: &mut Life, asked: &[Lane], free: usize) -> Result<(), StoreError> {
-        let asks = self.asks(life, asked, free).await?;
+        let ids: HashSet<ModelId> = asked.iter().map(|lane| lane.model).collect();
+        let models = self.catalog.by_id(&ids.into_iter().collect::<Vec<_>>()).await?;
+        let asks = life.lanes.asks(asked, free, &models);
         let granted = self.permits.try_acquire(&asks).await;
         let mut permits: HashMap<Lane, Vec<Permit>> = HashMap::with_capacity(asks.len());
         let mut wants = Vec::with_capacity(asks.len());
@@ -440,28 +442,6 @@ impl Worker {
         }
         // What is left in `permits` is surplus and goes back here.
         Ok(())
-    }
-
-    /// What to ask for each lane: an equal share of the free calls, within the lane's limit.
-    async fn asks(&self, life: &mut Life, asked: &[Lane], free: usize) -> Result<Vec<Ask>, StoreError> {
-        let ids: HashSet<ModelId> = asked.iter().map(|lane| lane.model).collect();
-        let models = self.catalog.by_id(&ids.into_iter().collect::<Vec<_>>()).await?;
-        let want = lanes::share(free, asked.len());
-        let mut asks = Vec::with_capacity(asked.len());
-        for &lane in asked {
-            let Some(model) = models.get(&lane.model) else {
-                life.lanes.drop(lane);
-                continue;
-            };
-            if !model.spec.enabled {
-                life.lanes.verdict(lane, LaneVerdict::Closed, None);
-                continue;
-            }
-            let limit = model.spec.max_concurrency.unsigned_abs();
-            let total = (model.spec.total_concurrency > 0).then_some(model.spec.total_concurrency.unsigned_abs());
-            asks.push(Ask { lane, limit, total, want: want.min(limit) });
-        }
-        Ok(asks)
     }
 
     /// After a claim whose outcome is unknown: hands back what the database says is ours and we

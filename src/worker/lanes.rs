@@ -9,11 +9,16 @@
 //! Room in one lane is room for the others of its model too where that has a limit over all
 //! tenants, so those that were not asked for longest go ahead of the lane that had its turn.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
+    model::Model,
+    permits::Ask,
     store::tasks::LaneVerdict,
     task::{Lane, ModelId, TenantId},
     wake::WakeUp,
@@ -169,8 +174,29 @@ impl Lanes {
         }
     }
 
+    /// What to ask for each lane: an equal share of the `free` calls, within the lane's limit. A lane
+    /// whose model is gone or disabled is not asked.
+    pub fn asks(&mut self, asked: &[Lane], free: usize, models: &HashMap<ModelId, Arc<Model>>) -> Vec<Ask> {
+        let want = share(free, asked.len());
+        let mut asks = Vec::with_capacity(asked.len());
+        for &lane in asked {
+            let Some(model) = models.get(&lane.model) else {
+                self.drop(lane);
+                continue;
+            };
+            if !model.spec.enabled {
+                self.verdict(lane, LaneVerdict::Closed, None);
+                continue;
+            }
+            let limit = model.spec.max_concurrency.unsigned_abs();
+            let total = (model.spec.total_concurrency > 0).then_some(model.spec.total_concurrency.unsigned_abs());
+            asks.push(Ask { lane, limit, total, want: want.min(limit) });
+        }
+        asks
+    }
+
     /// The lane has no work, or no model.
-    pub fn drop(&mut self, lane: Lane) {
+    fn drop(&mut self, lane: Lane) {
         if let Some(known) = self.known.remove(&lane) {
             self.waiting.remove(&(lane.model, known.turn, lane.tenant));
         }
@@ -194,7 +220,7 @@ impl Lanes {
 
 /// How many tasks to want from each of `lanes` lanes when `free` calls can be started: equal
 /// shares, at least one each.
-pub fn share(free: usize, lanes: usize) -> u32 {
+fn share(free: usize, lanes: usize) -> u32 {
     u32::try_from((free / lanes.max(1)).max(1)).unwrap_or(u32::MAX)
 }
 

@@ -12,9 +12,8 @@ use model_asynch::{
         tasks::{TaskFilter, Want},
     },
     task::{
-        Abandoned, Attempt, CallerHeaders, Failure, FailureKind, Lane, ModelId, NodeId, Running, TaskKey, TenantId,
+        Abandoned, Attempt, Failure, FailureKind, Lane, ModelId, NodeId, Running, TaskKey, TenantId,
         lifecycle::{self, Phase, Place, Slot, State, StoredFile, Transition},
-        submission::NewTask,
     },
 };
 use sqlx::{AssertSqlSafe, PgPool, SqlitePool};
@@ -27,6 +26,7 @@ use crate::{
     runtime::Micros,
     support::backend::TestDb,
     table::{Registered, Row, Table},
+    world::new_task,
 };
 
 /// Verbs of one test.
@@ -199,17 +199,7 @@ impl Pair {
     }
 
     async fn enqueue(&mut self, lane: Lane) {
-        let task = NewTask {
-            key: TaskKey { tenant: lane.tenant, id: clock::task_id() },
-            lane,
-            creator: "ann".into(),
-            model_name: format!("model-{}", lane.model),
-            biz_name: String::new(),
-            input_ref: String::new(),
-            request_payload: None,
-            caller_headers: CallerHeaders::default(),
-            traceparent: String::new(),
-        };
+        let task = new_task(lane, clock::task_id());
         let key = task.key;
         let expected = self.table.enqueue(&task, self.now);
         assert_eq!(self.real.store.enqueue(task).await.unwrap(), expected);

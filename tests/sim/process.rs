@@ -13,16 +13,15 @@ use std::{
 use chrono::{DateTime, Utc};
 use model_asynch::{
     model::Model,
-    permits::Ask,
     stats::CallCount,
-    store::tasks::{LaneVerdict, Want},
+    store::tasks::Want,
     task::{
         Abandoned, Attempt, Lane, ModelId, NodeId, TaskKey,
         lifecycle::{self, Applied, Phase, Transition},
         retry,
     },
     wake::WakeUp,
-    worker::lanes::{self, Lanes},
+    worker::lanes::Lanes,
 };
 use tokio::sync::{Notify, mpsc};
 
@@ -327,7 +326,7 @@ impl Process {
         asked: &[Lane],
         free: usize,
     ) -> Result<(), Away> {
-        let asks = self.asks(sim, life, asked, free).await?;
+        let asks = life.lanes.asks(asked, free, &self.models(sim).await?);
         let granted = self.gate.try_acquire(self, &asks).await;
         let mut permits: HashMap<Lane, Vec<Permit>> = HashMap::new();
         let mut wants = Vec::new();
@@ -364,32 +363,6 @@ impl Process {
             std::mem::forget(permits);
         }
         Ok(())
-    }
-
-    async fn asks(
-        self: &Rc<Process>,
-        sim: &Sim,
-        life: &mut Life,
-        asked: &[Lane],
-        free: usize,
-    ) -> Result<Vec<Ask>, Away> {
-        let models = self.models(sim).await?;
-        let want = lanes::share(free, asked.len());
-        let mut asks = Vec::new();
-        for &lane in asked {
-            let Some(model) = models.get(&lane.model) else {
-                life.lanes.drop(lane);
-                continue;
-            };
-            if !model.spec.enabled {
-                life.lanes.verdict(lane, LaneVerdict::Closed, None);
-                continue;
-            }
-            let limit = model.spec.max_concurrency.unsigned_abs();
-            let total = (model.spec.total_concurrency > 0).then_some(model.spec.total_concurrency.unsigned_abs());
-            asks.push(Ask { lane, limit, total, want: want.min(limit) });
-        }
-        Ok(asks)
     }
 
     /// What it knows of the models, at most a second old.

@@ -549,17 +549,7 @@ impl Sim {
     pub async fn create_task(&self, lane: Lane) {
         let Some(process) = self.any_process().filter(|process| !self.rt.is_paused(process.id)) else { return };
         let id = ((self.rt.now() as u128 / 1000) << 80) | (7 << 76) | (2 << 62) | u128::from(self.rt.rng().u32(..));
-        let task = NewTask {
-            key: TaskKey { tenant: lane.tenant, id: TaskId(Uuid::from_u128(id)) },
-            lane,
-            creator: "ann".into(),
-            model_name: format!("model-{}", lane.model),
-            biz_name: String::new(),
-            input_ref: String::new(),
-            request_payload: None,
-            caller_headers: CallerHeaders::default(),
-            traceparent: String::new(),
-        };
+        let task = new_task(lane, TaskId(Uuid::from_u128(id)));
         let key = task.key;
         // A task has its place from the begin of its transaction, and can be seen when that commits.
         let open = if self.rt.chance(0.03) { 8_000 * MS } else { 2 * MS };
@@ -591,4 +581,19 @@ fn failure(kind: FailureKind) -> Failure {
 pub fn name(key: TaskKey) -> String {
     let id = key.id.to_string();
     format!("task {}", &id[id.len() - 6..])
+}
+
+/// A task as a caller hands it in.
+pub fn new_task(lane: Lane, id: TaskId) -> NewTask {
+    NewTask {
+        key: TaskKey { tenant: lane.tenant, id },
+        lane,
+        creator: "ann".into(),
+        model_name: format!("model-{}", lane.model),
+        biz_name: String::new(),
+        input_ref: String::new(),
+        request_payload: None,
+        caller_headers: CallerHeaders::default(),
+        traceparent: String::new(),
+    }
 }
