@@ -6,7 +6,7 @@
 use std::{
     io::{self, IoSlice},
     net::SocketAddr,
-    path::PathBuf,
+    path::Path,
     pin::Pin,
     sync::{
         Arc,
@@ -34,15 +34,18 @@ use tracing::{error, info, warn};
 use super::{ApiState, router};
 use crate::config::{Limits, TlsFiles};
 
-/// How often the certificate's file is looked at for a newer one.
+/// How often the files are looked at for newer ones.
 const CERTIFICATE_CHECK: Duration = Duration::from_secs(30);
 
 /// A certificate and its key, read and found usable.
 pub struct Tls {
     files: TlsFiles,
     config: RustlsConfig,
-    loaded: Option<SystemTime>,
+    loaded: Stamps,
 }
+
+/// When certificate and key were changed last. Both count: whoever renews them writes one first.
+type Stamps = [Option<SystemTime>; 2];
 
 impl Tls {
     /// Reads both files.
@@ -50,7 +53,7 @@ impl Tls {
     /// # Errors
     /// Where one cannot be read, or they do not belong together.
     pub async fn load(files: &TlsFiles) -> anyhow::Result<Tls> {
-        let loaded = modified(&files.certificate).await;
+        let loaded = stamps(files).await;
         let config = RustlsConfig::from_pem_file(&files.certificate, &files.key).await?;
         Ok(Tls { files: files.clone(), config, loaded })
     }
@@ -65,7 +68,7 @@ impl Tls {
     }
 
     async fn refresh(&mut self) {
-        let found = modified(&self.files.certificate).await;
+        let found = stamps(&self.files).await;
         if found == self.loaded {
             return;
         }
@@ -77,8 +80,9 @@ impl Tls {
     }
 }
 
-async fn modified(file: &PathBuf) -> Option<SystemTime> {
-    tokio::fs::metadata(file).await.ok()?.modified().ok()
+async fn stamps(files: &TlsFiles) -> Stamps {
+    let modified = async |file: &Path| tokio::fs::metadata(file).await.ok()?.modified().ok();
+    [modified(&files.certificate).await, modified(&files.key).await]
 }
 
 /// Serves until `stop`, then lets requests under way end.
@@ -201,31 +205,33 @@ impl AsyncWrite for Seated {
 mod tests {
     use super::*;
 
-    fn write(files: &TlsFiles, name: &str) {
-        let signed = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
-        std::fs::write(&files.key, signed.signing_key.serialize_pem()).unwrap();
-        std::fs::write(&files.certificate, signed.cert.pem()).unwrap();
-        // Whatever the file system's clock can tell apart, this is another time.
-        let old = std::fs::metadata(&files.certificate).unwrap().modified().unwrap();
-        let times = std::fs::FileTimes::new().set_modified(old + Duration::from_secs(name.len() as u64));
-        std::fs::File::options().write(true).open(&files.certificate).unwrap().set_times(times).unwrap();
+    /// Writes a file, and gives it a time of its own, whatever the file system's clock can tell apart.
+    fn write(file: &Path, text: &str, seconds: u64) {
+        std::fs::write(file, text).unwrap();
+        let times = std::fs::FileTimes::new().set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        std::fs::File::options().write(true).open(file).unwrap().set_times(times).unwrap();
     }
 
     #[tokio::test]
-    async fn a_new_certificate_is_taken_and_an_unusable_one_is_not() {
+    async fn a_new_certificate_is_taken_when_its_key_is_there_too() {
         let folder = tempfile::tempdir().unwrap();
         let files = TlsFiles { certificate: folder.path().join("cert.pem"), key: folder.path().join("key.pem") };
-        write(&files, "old");
+        let pair = |name: &str| {
+            let signed = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+            (signed.cert.pem(), signed.signing_key.serialize_pem())
+        };
+        let ((old_cert, old_key), (new_cert, new_key)) = (pair("old"), pair("new"));
+        write(&files.certificate, &old_cert, 1);
+        write(&files.key, &old_key, 1);
         let mut tls = Tls::load(&files).await.unwrap();
         let old = tls.config.get_inner();
         tls.refresh().await;
-        assert!(Arc::ptr_eq(&old, &tls.config.get_inner()));
-        write(&files, "newer");
+        assert!(Arc::ptr_eq(&old, &tls.config.get_inner()), "nothing is new");
+        write(&files.certificate, &new_cert, 2);
         tls.refresh().await;
-        let new = tls.config.get_inner();
-        assert!(!Arc::ptr_eq(&old, &new));
-        std::fs::write(&files.certificate, "no certificate").unwrap();
+        assert!(Arc::ptr_eq(&old, &tls.config.get_inner()), "the key is still the old one's");
+        write(&files.key, &new_key, 3);
         tls.refresh().await;
-        assert!(Arc::ptr_eq(&new, &tls.config.get_inner()));
+        assert!(!Arc::ptr_eq(&old, &tls.config.get_inner()));
     }
 }

@@ -1,11 +1,13 @@
 //! From the configuration as written to the configuration as used: every value is parsed and held
 //! against what is accepted, and an error names key, value and what is accepted.
 
+mod egress;
 mod jwt;
+mod oss;
+mod server;
 
 use std::{
-    net::{SocketAddr, ToSocketAddrs},
-    num::NonZeroU32,
+    net::SocketAddr,
     ops::RangeInclusive,
     path::{Component, Path, PathBuf},
     time::Duration,
@@ -21,24 +23,15 @@ use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use url::Url;
 
 use super::{
-    Auth, Cleaner, Config, ConfigError, Database, Limits, Log, LogFormat, Oss, OssKind, Redis, S3, Server, TlsFiles,
-    Worker,
+    Auth, Cleaner, Config, ConfigError, Database, Log, LogFormat, Oss, OssKind, Redis, Worker,
     keys::{missing, nearest, refuse},
-    raw::{
-        RawAuth, RawCleaner, RawConfig, RawDatabase, RawEgress, RawLimits, RawLog, RawOss, RawRedis, RawSecrets,
-        RawServer, RawWorker,
-    },
+    raw::{RawAuth, RawCleaner, RawConfig, RawDatabase, RawLog, RawRedis, RawSecrets, RawWorker},
 };
-use crate::{
-    egress::{Egress, Otherwise, Rule},
-    secrets::Vault,
-};
+use crate::secrets::Vault;
 
-const ADDRESS: &str = "host:port, such as 127.0.0.1:8080 or 0.0.0.0:8080";
 const AUTH_MODES: &str = "anonymous, gateway, token, jwt";
 const DATABASE_URLS: &str = "postgres://user:password@host/database or sqlite://path";
 const REDIS_URLS: &str = "redis://host:port/db, or rediss:// with TLS";
-const OSS_KINDS: &str = "fs, s3, http";
 const HTTP_URL: &str = "an absolute http:// or https:// URL without query";
 const LEVELS: &str = "off, error, warn, info, debug or trace, also by part: info,sqlx=debug";
 
@@ -51,18 +44,18 @@ const TEN_YEARS: i64 = 10 * 365 * 86_400;
 /// # Errors
 /// The first one whose value cannot be used.
 pub fn check(raw: &RawConfig) -> Result<Config, ConfigError> {
-    let server = server(&raw.server)?;
+    let server = server::server(&raw.server)?;
     let auth = auth(&raw.auth, server.address)?;
     let worker = worker(&raw.worker)?;
     let vault = vault(&raw.secrets)?;
-    let oss = oss(&raw.oss, &vault)?;
+    let oss = oss::check(&raw.oss, &vault)?;
     folders_apart(&worker, &oss)?;
     let database = database(&raw.database)?;
     Ok(Config {
         server,
-        limits: limits(&raw.limits)?,
+        limits: server::limits(&raw.limits)?,
         auth,
-        egress: egress(&raw.egress, &database)?,
+        egress: egress::check(&raw.egress, &database)?,
         database,
         redis: redis(&raw.redis)?,
         vault,
@@ -72,44 +65,6 @@ pub fn check(raw: &RawConfig) -> Result<Config, ConfigError> {
         stat_zone: zone(&raw.stat.timezone)?,
         log: log(&raw.log)?,
     })
-}
-
-fn server(raw: &RawServer) -> Result<Server, ConfigError> {
-    Ok(Server {
-        address: address(&raw.address)?,
-        public_url: optional("server.publicUrl", &raw.public_url, http_url)?,
-        tls: tls(raw)?,
-        max_body_bytes: integer("server.maxBodyBytes", raw.max_body_bytes, 1024..=1 << 30)?,
-        shutdown_grace: duration("server.shutdownGrace", &raw.shutdown_grace, Duration::ZERO..=HOUR)?,
-    })
-}
-
-fn tls(raw: &RawServer) -> Result<Option<TlsFiles>, ConfigError> {
-    match (raw.tls_cert_file.as_str(), raw.tls_key_file.as_str()) {
-        ("", "") => Ok(None),
-        ("", _) => Err(missing("server.tlsCertFile", "a PEM file with the certificate of server.tlsKeyFile")),
-        (_, "") => Err(missing("server.tlsKeyFile", "a PEM file with the private key of server.tlsCertFile")),
-        (certificate, key) => Ok(Some(TlsFiles { certificate: certificate.into(), key: key.into() })),
-    }
-}
-
-fn limits(raw: &RawLimits) -> Result<Limits, ConfigError> {
-    Ok(Limits {
-        requests_per_second: NonZeroU32::new(integer(
-            "limits.requestsPerSecond",
-            raw.requests_per_second,
-            0..=1_000_000,
-        )?),
-        connections: integer("limits.connections", raw.connections, 1..=1_000_000)?,
-        header_bytes: integer("limits.headerBytes", raw.header_bytes, 8192..=1 << 20)?,
-        header_time: duration("limits.headerTimeout", &raw.header_timeout, SECOND..=HOUR)?,
-    })
-}
-
-/// A name is resolved once, here. IPv4 comes first, so that `localhost` is where callers look.
-fn address(text: &str) -> Result<SocketAddr, ConfigError> {
-    let found = text.to_socket_addrs().ok().and_then(|found| found.min_by_key(SocketAddr::is_ipv6));
-    found.ok_or_else(|| refuse("server.address", text, ADDRESS))
 }
 
 fn auth(raw: &RawAuth, address: SocketAddr) -> Result<Auth, ConfigError> {
@@ -177,22 +132,6 @@ fn sealing_key(key: &str, text: &str) -> Result<[u8; 32], ConfigError> {
     bytes.and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| refuse(key, text, accepted))
 }
 
-fn egress(raw: &RawEgress, database: &Database) -> Result<Egress, ConfigError> {
-    let otherwise = match (raw.otherwise.as_str(), database) {
-        ("all", _) | ("auto", Database::Sqlite { .. }) => Otherwise::All,
-        ("public", _) | ("auto", Database::Postgres { .. }) => Otherwise::Public,
-        ("none", _) => Otherwise::None,
-        (other, _) => return Err(refuse("egress.otherwise", other, "auto, all, public, none")),
-    };
-    Ok(Egress::new(rules("egress.allow", &raw.allow)?, rules("egress.deny", &raw.deny)?, otherwise))
-}
-
-fn rules(key: &str, text: &str) -> Result<Vec<Rule>, ConfigError> {
-    let accepted = "addresses (10.0.0.0/8, 10.1.2.3) and hosts (gpu-1, *.models.example.com), divided by commas";
-    let written = text.split(',').map(str::trim).filter(|rule| !rule.is_empty());
-    written.map(|rule| Rule::parse(rule).ok_or_else(|| refuse(key, rule, accepted))).collect()
-}
-
 fn worker(raw: &RawWorker) -> Result<Worker, ConfigError> {
     Ok(Worker {
         enabled: raw.enabled,
@@ -228,66 +167,6 @@ fn cleaner(raw: &RawCleaner) -> Result<Cleaner, ConfigError> {
         interval: duration("cleaner.interval", &raw.interval, Duration::from_millis(50)..=HOUR)?,
         unclaimed: seconds("cleaner.unclaimedSeconds", raw.unclaimed_seconds, 1..=TEN_YEARS)?,
     })
-}
-
-fn oss(raw: &RawOss, vault: &Vault) -> Result<Oss, ConfigError> {
-    let kind = match raw.kind.as_str() {
-        "fs" => OssKind::Fs { path: folder("oss.path", &raw.path)?, url_ttl: signed_for(raw, vault)? },
-        "s3" => OssKind::S3(s3(raw)?),
-        "http" => OssKind::Http {
-            url: http_url("oss.url", required("oss.url", &raw.url, HTTP_URL)?)?,
-            url_pointer: optional("oss.urlPointer", &raw.url_pointer, pointer)?,
-        },
-        other => return Err(refuse("oss.kind", other, OSS_KINDS)),
-    };
-    Ok(Oss {
-        kind,
-        retry_for: seconds("oss.retryForSeconds", raw.retry_for_seconds, 0..=365 * 86_400)?,
-        timeout: duration("oss.timeout", &raw.timeout, SECOND..=24 * HOUR)?,
-        delete_on_purge: raw.delete_on_purge,
-    })
-}
-
-/// What the key is needed for is only told by the other setting, so the complaint names both.
-fn signed_for(raw: &RawOss, vault: &Vault) -> Result<Option<Duration>, ConfigError> {
-    match url_ttl(raw)? {
-        Some(_) if !vault.has_key() => Err(missing(
-            "secrets.key",
-            "base64 of exactly 32 bytes to sign URLs with, because oss.urlTtlSeconds lets them run out; \
-             `openssl rand -base64 32` makes one",
-        )),
-        ttl => Ok(ttl),
-    }
-}
-
-fn url_ttl(raw: &RawOss) -> Result<Option<Duration>, ConfigError> {
-    let ttl = seconds("oss.urlTtlSeconds", raw.url_ttl_seconds, 0..=7 * 86_400)?;
-    Ok(Some(ttl).filter(|ttl| !ttl.is_zero()))
-}
-
-fn s3(raw: &RawOss) -> Result<S3, ConfigError> {
-    let bucket = required("oss.bucket", &raw.bucket, "the name of a bucket")?;
-    if bucket.contains(['/', ':', '?', '#', ' ']) {
-        return Err(refuse("oss.bucket", bucket, "the name of a bucket, without its URL"));
-    }
-    Ok(S3 {
-        endpoint: optional("oss.endpoint", &raw.endpoint, http_url)?,
-        region: required("oss.region", &raw.region, "a region, such as us-east-1")?.to_owned(),
-        bucket: bucket.to_owned(),
-        access_key: required("oss.accessKey", &raw.access_key, "the access key id for kind s3")?.to_owned(),
-        secret_key: required("oss.secretKey", &raw.secret_key, "the secret key for kind s3")?.to_owned(),
-        virtual_hosted: raw.virtual_hosted,
-        public_url: optional("oss.publicUrl", &raw.public_url, http_url)?,
-        // Seven days are the most that S3 signs for.
-        presign_for: url_ttl(raw)?.unwrap_or(HOUR),
-    })
-}
-
-fn pointer(key: &str, text: &str) -> Result<String, ConfigError> {
-    match text.starts_with('/') {
-        true => Ok(text.to_owned()),
-        false => Err(refuse(key, text, "a JSON pointer, such as /data/link")),
-    }
 }
 
 /// The spool deletes what it does not know, so no result may lie in its folder.
