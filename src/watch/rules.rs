@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::task::NodeId;
 
-/// A watch is renewed this many times before it would run out, as a lease is.
+/// A watch is renewed this many times before it would run out, and so is a worker's lease.
 pub const RENEWALS: u32 = 6;
 
 /// Watchers speak twice as often as that, so that one lost word is not silence.

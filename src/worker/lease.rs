@@ -14,11 +14,12 @@ use std::{
 use tracing::{info, warn};
 
 use super::pulse::Pulse;
-use crate::{clock, store::Store, task::NodeId, watch::Board};
-
-/// A lease is renewed this many times before it would run out; the last of these spans is the
-/// margin.
-pub const RENEWALS: u32 = 6;
+use crate::{
+    clock,
+    store::Store,
+    task::NodeId,
+    watch::{Board, rules::RENEWALS},
+};
 
 /// How often the watchers are asked in that time, while the lease cannot be renewed.
 pub const QUESTIONS: u32 = 12;
@@ -69,7 +70,8 @@ impl Standing {
         self.watchers = watchers;
     }
 
-    /// How long running calls may go on, with a margin for a slow machine; zero = drop them.
+    /// How long running calls may go on, with the time between two renewals as a margin for a slow
+    /// machine; zero = drop them.
     pub fn left(&self, now: Instant) -> Duration {
         self.safe_until.saturating_duration_since(now + self.lease / RENEWALS)
     }

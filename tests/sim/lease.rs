@@ -4,7 +4,8 @@ use std::{cell::RefCell, rc::Rc, time::Instant};
 
 use model_asynch::{
     task::NodeId,
-    worker::lease::{QUESTIONS, RENEWALS, Standing},
+    watch::rules::RENEWALS,
+    worker::lease::{QUESTIONS, Standing},
 };
 
 use crate::{flaw::Flaw, process::Process, watch, world::Sim};
