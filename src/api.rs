@@ -13,6 +13,7 @@ mod error;
 mod exchange;
 mod files;
 mod health;
+mod metrics;
 mod model_fields;
 mod models;
 mod openapi;
@@ -20,6 +21,7 @@ mod oplog;
 mod rate;
 mod reception;
 mod request;
+mod series;
 mod server;
 mod stats;
 mod tasks;
@@ -42,8 +44,8 @@ pub use self::{
 };
 use self::{error::ApiError, rate::Rate, reception::Desk};
 use crate::{
-    caller::Scope, catalog::Catalog, config::Config, egress::Egress, oplog::OpLogger, permits::Permits,
-    storage::Storage, store::Store, wake::Wake, worker::Pulse,
+    caller::Scope, catalog::Catalog, config::Config, egress::Egress, metrics::Metrics, oplog::OpLogger,
+    permits::Permits, storage::Storage, store::Store, vitals::Latest, wake::Wake, worker::Pulse,
 };
 
 /// What handlers need. One pointer, because every request clones it several times.
@@ -72,6 +74,10 @@ pub struct Parts {
     pub oplog: OpLogger,
     /// Whether this node's worker is deaf; `None` where it has none.
     pub pulse: Option<Pulse>,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// What is queued and what runs, for the metrics.
+    pub census: Latest,
     /// Set when the service begins to stop: not ready any more.
     pub stopping: CancellationToken,
 }
@@ -131,12 +137,14 @@ fn routes() -> Vec<Route> {
         route(GET, "/model/getModel", Known(ModelWrite), models::get_model),
         route(POST, "/model/listModel", Known(ModelWrite), models::list_model),
         route(POST, "/stat/listModelStat", Known(StatRead), stats::list_model_stat),
+        route(POST, "/stat/listSeries", Known(StatRead), series::list_series),
         route(POST, "/opLog/listOpLog", Known(StatRead), oplog::list_op_log),
         // Whoever was given the URL of a result.
         route(GET, "/file/{*key}", Open, files::file),
         // Probes and tools.
         route(GET, "/healthz", Open, health::healthz),
         route(GET, "/readyz", Open, health::readyz),
+        route(GET, "/metrics", Open, metrics::metrics),
         route(GET, "/openapi.json", Open, openapi::document),
     ]
 }
@@ -147,15 +155,15 @@ pub fn router(state: ApiState) -> Router {
     let table = routes()
         .into_iter()
         .fold(Router::new(), |table, route| table.route(route.path, route.received(&state, rate.as_ref())));
-    finished(table).with_state(state)
+    finished(table, state.metrics.clone()).with_state(state)
 }
 
 /// What goes around all routes, and around the lack of one.
-fn finished<S: Clone + Send + Sync + 'static>(table: Router<S>) -> Router<S> {
+fn finished<S: Clone + Send + Sync + 'static>(table: Router<S>, metrics: Metrics) -> Router<S> {
     table
         .fallback(|| async { ApiError::no_such_route() })
         .method_not_allowed_fallback(|| async { ApiError::no_such_method() })
-        .layer(from_fn_with_state(exchange::Outage::default(), exchange::accompany))
+        .layer(from_fn_with_state(exchange::Company::new(metrics), exchange::accompany))
 }
 
 fn route<H, T>(method: MethodFilter, path: &'static str, access: Access, handler: H) -> Route
@@ -245,7 +253,7 @@ mod tests {
             .route("/echo", post(echo).get(echo))
             .route_layer(from_fn_with_state(Arc::new(desk), reception::receive))
             .route("/panic", post(|| async { panic!("secret plans") as () }));
-        finished(table)
+        finished(table, Metrics::new(0).unwrap())
     }
 
     /// Serves the sample to one client.

@@ -12,14 +12,18 @@ use url::Url;
 use crate::{
     api::{self, ApiState, Gate, Tls},
     catalog::Catalog,
-    cleaner::Cleaner,
+    census::CensusTaker,
+    cleaner::{self, Cleaner},
     clock,
     config::Config,
+    metrics::Metrics,
     oplog,
     permits::{self, Permits},
+    recorder::Recorder,
     spool::Spool,
     storage::Storage,
     store::Store,
+    vitals::{self, Vitals},
     wake::Wake,
     watch::{Board, Watch},
     worker::{self, Pulse, Worker},
@@ -78,7 +82,9 @@ impl App {
             true => Some(Spool::open(&config.worker.tmp_dir).context("worker.tmpDir: cannot make this node's folder")?),
             false => None,
         };
+        let metrics = Metrics::new(config.metrics.top_lanes)?;
         let (store, committers) = Store::open(&config.database, config.vault.clone()).await?;
+        let committers = committers.measured(&metrics);
         let gate = Gate::open(&config.auth, &store).map_err(anyhow::Error::msg).context("auth")?;
         let (oplog, oplog_writer) = oplog::channel();
         let catalog = Catalog::new(store.clone());
@@ -88,6 +94,10 @@ impl App {
         let mut parts = vec![part("database writers", |stop| committers.run(stop))];
         let log_store = store.clone();
         parts.push(part("operation log", |stop| oplog_writer.run(log_store, stop)));
+        let recorder = Recorder::new(store.clone(), metrics.clone());
+        parts.push(part("series", |stop| recorder.run(stop)));
+        let (counting, census) = vitals::counting(CensusTaker::new(store.clone()));
+        parts.push(part("census", |stop| counting.run(stop)));
         let permits_kept = permits.clone();
         parts.push(part("permits", |stop| async move { permits_kept.run(stop).await }));
         let callers = gate.clone();
@@ -105,6 +115,7 @@ impl App {
                 board: board.clone(),
                 spool,
                 storage: storage.clone(),
+                metrics: metrics.clone(),
             };
             let (worker, signs) = start_worker(worker_parts, &config).await?;
             parts.push(worker);
@@ -112,9 +123,24 @@ impl App {
         }
         if config.cleaner.enabled {
             let watch = Watch::new(store.clone(), board, config.worker.lease);
-            let cleaner = Cleaner::new(store.clone(), storage.clone(), wake.clone(), watch, &config);
+            let cleaner_parts = cleaner::Parts {
+                store: store.clone(),
+                storage: storage.clone(),
+                wake: wake.clone(),
+                watch,
+                metrics: metrics.clone(),
+            };
+            let cleaner = Cleaner::new(cleaner_parts, &config);
             parts.push(part("cleaner", |stop| cleaner.run(stop)));
         }
+        let vitals = Vitals {
+            store: store.clone(),
+            permits: permits.clone(),
+            storage: storage.clone(),
+            pulse: pulse.clone(),
+            metrics: metrics.clone(),
+        };
+        parts.push(part("vitals", |stop| vitals.run(stop)));
         let grace = config.server.shutdown_grace;
         let egress = config.egress.clone();
         let state = ApiState::from(api::Parts {
@@ -128,6 +154,8 @@ impl App {
             permits,
             oplog,
             pulse,
+            metrics,
+            census,
             stopping: stopping.clone(),
         });
         // Started last and stopped after the worker: while running calls end, probes are told that

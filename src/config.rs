@@ -47,6 +47,8 @@ pub struct Config {
     pub stat_zone: Tz,
     /// Logging.
     pub log: Log,
+    /// The page of metrics.
+    pub metrics: MetricsPage,
 }
 
 /// HTTP server.
@@ -242,6 +244,15 @@ pub struct Log {
     pub level: String,
 }
 
+/// The page of metrics.
+#[derive(Clone)]
+pub struct MetricsPage {
+    /// What opens it; `None`: an admin does.
+    pub token: Option<String>,
+    /// Lanes that it shows by name.
+    pub top_lanes: usize,
+}
+
 /// Line formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -298,6 +309,12 @@ impl fmt::Debug for S3 {
     }
 }
 
+impl fmt::Debug for MetricsPage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MetricsPage").field("token", &self.token.is_some()).field("top_lanes", &self.top_lanes).finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -307,6 +324,7 @@ mod tests {
         let mut raw = raw::RawConfig::default();
         raw.auth.mode = "gateway".into();
         raw.auth.gateway_secret = "geheim".into();
+        raw.metrics.token = "geheim".into();
         raw.secrets.key = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=".into();
         raw.database.url = "postgres://app:geheim@db/app".into();
         raw.redis.url = "redis://:geheim@redis".into();

@@ -9,9 +9,9 @@
 //! Arrows point down only:
 //!
 //! ```text
-//! cli ─▶ app ─▶ { api, worker, cleaner }
-//!                  ─▶ { catalog, census, oplog, store, permits, wake, watch, storage, spool, trips, periodic }
-//!                       ─▶ { task, model, caller, token, jwt, stats, config, secrets, egress, clock, faults, breath }
+//! cli ─▶ app ─▶ { api, worker, cleaner, vitals }
+//!                  ─▶ { catalog, census, oplog, recorder, store, permits, wake, watch, storage, spool, trips, periodic }
+//!                       ─▶ { metrics, series, task, model, caller, token, jwt, stats, config, secrets, egress, clock, faults, breath }
 //! ```
 //!
 //! * [`task`]: what a task is; `task::lifecycle` says which state follows which, and nobody else.
@@ -24,6 +24,8 @@
 //!   steps of a task's life.
 //! * [`cleaner`]: due retries, dead workers' tasks, what waited too long, what is past its time.
 //! * [`spool`] and [`storage`]: results on their way, and where they end up.
+//! * [`metrics`]: what this process counts; [`series`]: the values it adds up minute by minute, which
+//!   [`recorder`] writes; [`vitals`]: whether what it depends on answers.
 //! * [`egress`]: which hosts and addresses models may have.
 //! * [`api`]: the HTTP interface.
 //! * [`faults`]: between which steps tests kill the process; nothing in any other build.
@@ -54,6 +56,7 @@ pub mod app;
 
 pub mod api;
 pub mod cleaner;
+pub mod vitals;
 pub mod worker;
 
 pub mod catalog;
@@ -61,6 +64,7 @@ pub mod census;
 pub mod oplog;
 pub mod periodic;
 pub mod permits;
+pub mod recorder;
 pub mod spool;
 pub mod storage;
 pub mod store;
@@ -75,8 +79,10 @@ pub mod config;
 pub mod egress;
 pub mod faults;
 pub mod jwt;
+pub mod metrics;
 pub mod model;
 pub mod secrets;
+pub mod series;
 pub mod stats;
 pub mod task;
 pub mod token;

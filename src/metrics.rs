@@ -18,12 +18,12 @@ use std::{
 use chrono::{DateTime, Utc};
 use prometheus::Registry;
 
+use self::{meters::Meters, minutes::Minutes};
 pub use self::{
-    meters::{CommitMeter, Dependency, Refusal, SpoolMeter},
+    meters::{CommitMeter, Dependency, SpoolMeter},
     minutes::Batch,
     page::{CONTENT_TYPE, LaneReading, PoolReading, Queues, Readings},
 };
-use self::{meters::Meters, minutes::Minutes};
 use crate::{
     clock,
     series::{Counts, Point},
@@ -72,9 +72,9 @@ impl Metrics {
         self.happened(clock::now(), tenant, model_name, counts, |_| {});
     }
 
-    /// createTask was answered with a refusal.
-    pub fn refused(&self, reason: Refusal) {
-        self.meters().refused[reason as usize].inc();
+    /// A task was refused because its lane has `queueLimit` tasks.
+    pub fn queue_full(&self) {
+        self.meters().queue_full.inc();
     }
 
     /// So many results were handed out for the first time.
@@ -267,7 +267,10 @@ mod tests {
         let batch = metrics.unwritten(false);
         let point = &batch.rows().next().unwrap().point;
         let counts = point.counts;
-        assert_eq!((counts.failed, counts.lost, counts.retried, counts.succeeded, point.total.count()), (3, 2, 0, 0, 3));
+        assert_eq!(
+            (counts.failed, counts.lost, counts.retried, counts.succeeded, point.total.count()),
+            (3, 2, 0, 0, 3)
+        );
         let meters = metrics.meters();
         assert_eq!((meters.failed.get(), meters.lost.get(), meters.handed_back.get()), (3, 2, 1));
     }

@@ -101,6 +101,22 @@ impl Permits {
         }
     }
 
+    /// Permits that this node holds.
+    pub fn held(&self) -> usize {
+        match self {
+            Permits::Redis(gate) => gate.held(),
+            Permits::InProcess(gate) => gate.held(),
+        }
+    }
+
+    /// True while Redis is left alone and the gate stands open.
+    pub fn is_open(&self) -> bool {
+        match self {
+            Permits::Redis(gate) => gate.is_open(),
+            Permits::InProcess(_) => false,
+        }
+    }
+
     /// Asks Redis for a sign of life; always fine in process.
     ///
     /// # Errors

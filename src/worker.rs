@@ -46,6 +46,7 @@ use crate::{
     clock,
     config::Config,
     faults::{self, Point},
+    metrics::Metrics,
     permits::{Permit, Permits},
     spool::{
         Spool,
@@ -81,6 +82,7 @@ struct Shared {
     storage: Storage,
     spool: Spool,
     gauge: Gauge,
+    metrics: Metrics,
     max_lost: i32,
     wake: Wake,
     client: ModelClient,
@@ -129,6 +131,8 @@ pub struct Parts {
     pub spool: Spool,
     /// Where they are stored.
     pub storage: Storage,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 /// One incarnation: from the lease row to its end.
@@ -171,7 +175,8 @@ impl Worker {
         let limits = Limits { most_bytes: config.worker.spool_max_bytes, min_free: config.worker.spool_min_free_bytes };
         let upload_gate = run::upload_gate(&parts.storage);
         let shared = Shared {
-            gauge: Gauge::new(&parts.spool, limits),
+            gauge: Gauge::new(&parts.spool, limits, parts.metrics.spool()),
+            metrics: parts.metrics,
             max_lost: config.worker.max_lost_attempts,
             store: parts.store,
             storage: parts.storage,
@@ -417,7 +422,9 @@ impl Worker {
             return Ok(());
         }
         faults::pass(Point::AfterPermit);
+        let began = clock::tick();
         let Claim { tasks, models, lanes } = self.shared.store.claim(life.node, &wants).await?;
+        self.shared.metrics.claimed(began.elapsed(), &tasks);
         faults::pass_if(!tasks.is_empty(), Point::AfterClaim);
         life.breath.took(tasks.len());
         let mut newest: HashMap<Lane, DateTime<Utc>> = HashMap::new();
@@ -450,7 +457,9 @@ impl Worker {
         for held in self.shared.store.held_by(life.node).await? {
             if !life.works_on((held.key, held.attempt)) {
                 let lane = held.lane;
-                if self.shared.store.apply(lifecycle::never_started(&held)).await? == lifecycle::Applied::Done {
+                let transition = lifecycle::never_started(&held);
+                if self.shared.store.apply(transition.clone()).await? == lifecycle::Applied::Done {
+                    self.shared.metrics.moved(&held.model_name, &transition);
                     self.shared.wake.send([WakeUp { lane, rewind: true }]);
                 }
             }

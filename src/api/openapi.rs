@@ -22,7 +22,7 @@ use utoipa::{
 use super::{
     Route,
     error::{ApiError, Failure, Kind},
-    files, health, models, oplog, routes, stats, tasks,
+    files, health, metrics, models, oplog, routes, series, stats, tasks,
     wire::id_asked,
 };
 use crate::caller::Scope;
@@ -57,10 +57,12 @@ use crate::caller::Scope;
         models::get_model,
         models::list_model,
         stats::list_model_stat,
+        series::list_series,
         oplog::list_op_log,
         files::file,
         health::healthz,
         health::readyz,
+        metrics::metrics,
         document,
     ),
     components(schemas(Failure))

@@ -235,11 +235,15 @@ pub(crate) async fn create_task(
     match api.store.enqueue(task).await? {
         Enqueued::Accepted => {
             faults::pass(Point::AfterEnqueue);
+            api.metrics.created(caller.tenant, &name);
             notes.task(id);
             api.wake.send([WakeUp { lane, rewind: false }]);
             envelope::ok(CreatedTask { task_id: id.to_string() })
         }
-        Enqueued::QueueFull { limit } => Err(ApiError::queue_full(limit)),
+        Enqueued::QueueFull { limit } => {
+            api.metrics.queue_full();
+            Err(ApiError::queue_full(limit))
+        }
         Enqueued::ModelDisabled => Err(ApiError::model_disabled(&name)),
         Enqueued::ModelGone => {
             api.catalog.forget();
@@ -283,7 +287,9 @@ pub(crate) async fn get_task_batch(
     let ids: HashSet<TaskId> = task_ids.iter().filter_map(|id| id.parse().ok()).collect();
     let ids: Vec<TaskId> = ids.into_iter().collect();
     let mut found = HashMap::with_capacity(ids.len());
-    for task in api.store.pick_up(caller.tenant, &ids).await? {
+    let picked_up = api.store.pick_up(caller.tenant, &ids).await?;
+    api.metrics.picked_up(picked_up.iter().filter(|task| task.state == TaskState::Succeeded).count());
+    for task in picked_up {
         found.insert(task.id, ResultView::of(task, &api.storage).await);
     }
     faults::pass_if(!found.is_empty(), Point::AfterPickUp);

@@ -36,7 +36,8 @@ async fn fail(
     let transitions: Vec<Transition> =
         waiting.iter().map(|task| lifecycle::dropped_from_queue(task, message(task))).collect();
     // Whoever was claimed or moved meanwhile is stale and simply goes on.
-    let applied = cleaner.store.apply_all(&transitions).await?;
+    let model_names = waiting.iter().map(|task| task.model_name.as_str());
+    let applied = cleaner.apply(&transitions, model_names).await?;
     for (task, _) in waiting.iter().zip(applied).filter(|(_, applied)| *applied == lifecycle::Applied::Done) {
         info!(task_id = %task.key.id, tenant_id = %task.key.tenant, model_name = task.model_name,
             attempt = task.attempt.0, "failed without a run: {}", message(task));

@@ -18,6 +18,7 @@ pub(super) async fn tick(cleaner: &Cleaner) -> Result<Swept, StoreError> {
     if purged.is_empty() {
         return Ok(Swept::All);
     }
+    cleaner.metrics.purged(purged.len());
     info!(tasks = purged.len(), "purged tasks past their time");
     if cleaner.delete_on_purge {
         let stored = purged.iter().filter(|task| !task.oss_key.is_empty());

@@ -35,7 +35,8 @@ pub(super) async fn tick(cleaner: &Cleaner) -> Result<Swept, StoreError> {
         .map(|task| lifecycle::lease_lost(task, cleaner.max_lost, lost_call(task, cleaner.stat_zone)))
         .collect();
     faults::pass_if(!abandoned.is_empty(), Point::DuringReaping);
-    let applied = cleaner.store.apply_all(&transitions).await?;
+    let model_names = abandoned.iter().map(|task| task.model_name.as_str());
+    let applied = cleaner.apply(&transitions, model_names).await?;
     faults::pass_if(!abandoned.is_empty(), Point::AfterReaping);
     for ((task, transition), _) in abandoned.iter().zip(&transitions).zip(applied).filter(|(_, a)| *a == Applied::Done)
     {

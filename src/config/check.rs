@@ -23,9 +23,9 @@ use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use url::Url;
 
 use super::{
-    Auth, Cleaner, Config, ConfigError, Database, Log, LogFormat, Oss, OssKind, Redis, Worker,
+    Auth, Cleaner, Config, ConfigError, Database, Log, LogFormat, MetricsPage, Oss, OssKind, Redis, Worker,
     keys::{missing, nearest, refuse},
-    raw::{RawAuth, RawCleaner, RawConfig, RawDatabase, RawLog, RawRedis, RawSecrets, RawWorker},
+    raw::{RawAuth, RawCleaner, RawConfig, RawDatabase, RawLog, RawMetrics, RawRedis, RawSecrets, RawWorker},
 };
 use crate::secrets::Vault;
 
@@ -64,6 +64,7 @@ pub fn check(raw: &RawConfig) -> Result<Config, ConfigError> {
         oss,
         stat_zone: zone(&raw.stat.timezone)?,
         log: log(&raw.log)?,
+        metrics: metrics(&raw.metrics)?,
     })
 }
 
@@ -202,6 +203,13 @@ fn log(raw: &RawLog) -> Result<Log, ConfigError> {
         return Err(refuse("log.level", raw.level.as_str(), LEVELS));
     }
     Ok(Log { format, level: raw.level.clone() })
+}
+
+fn metrics(raw: &RawMetrics) -> Result<MetricsPage, ConfigError> {
+    Ok(MetricsPage {
+        token: optional("metrics.token", &raw.token, header_text)?,
+        top_lanes: integer("metrics.topLanes", raw.top_lanes, 0..=1000)?,
+    })
 }
 
 /// The filter's own parser takes a misspelt level for the name of a part, and would then log

@@ -9,8 +9,15 @@ use super::{ConfigError, raw::RawConfig};
 const MASK: &str = "****";
 
 /// Values that are never shown.
-const SECRET: [&str; 6] =
-    ["auth.gatewaySecret", "auth.jwt.secret", "secrets.key", "secrets.previousKeys", "oss.accessKey", "oss.secretKey"];
+const SECRET: [&str; 7] = [
+    "auth.gatewaySecret",
+    "auth.jwt.secret",
+    "metrics.token",
+    "secrets.key",
+    "secrets.previousKeys",
+    "oss.accessKey",
+    "oss.secretKey",
+];
 
 /// Values that are shown without the password they may carry.
 const URLS: [&str; 7] =

@@ -34,6 +34,8 @@ pub struct RawConfig {
     pub stat: RawStat,
     /// Logging.
     pub log: RawLog,
+    /// The page of metrics.
+    pub metrics: RawMetrics,
 }
 
 /// `server`
@@ -267,6 +269,18 @@ pub struct RawLog {
     pub level: String,
 }
 
+/// `metrics`
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RawMetrics {
+    /// What Prometheus must send as `Authorization: Bearer` to read `/metrics`: visible ASCII. Default
+    /// empty: whoever is an admin by `auth.mode` may read it.
+    pub token: String,
+    /// Lanes (a tenant's queue for a model) that `/metrics` shows by name, the longest first; the rest is
+    /// one. 0 to 1000. Default 50.
+    pub top_lanes: i64,
+}
+
 impl Default for RawServer {
     fn default() -> RawServer {
         RawServer {
@@ -386,5 +400,11 @@ impl Default for RawStat {
 impl Default for RawLog {
     fn default() -> RawLog {
         RawLog { format: "auto".into(), level: "info".into() }
+    }
+}
+
+impl Default for RawMetrics {
+    fn default() -> RawMetrics {
+        RawMetrics { token: String::new(), top_lanes: 50 }
     }
 }

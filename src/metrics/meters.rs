@@ -13,12 +13,10 @@ use crate::task::FailureKind;
 type Made<T> = Result<T, prometheus::Error>;
 
 /// Seconds from the queue to the end: a task may wait for a day.
-const LONG: [f64; 14] =
-    [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0, 86_400.0];
+const LONG: [f64; 14] = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0, 86_400.0];
 
 /// Seconds of one call or upload.
-const CALL: [f64; 14] =
-    [0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0, 600.0, 3600.0];
+const CALL: [f64; 14] = [0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0, 600.0, 3600.0];
 
 /// Seconds of a request or a transaction.
 const SHORT: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
@@ -28,25 +26,20 @@ const BATCH: [f64; 10] = [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.
 
 /// What a call may fail by, as labels; see [`failure`].
 const FAILURES: [&str; 10] = [
-    "status_3xx", "status_4xx", "status_5xx", "status_other", "empty_body", "timeout", "connection", "too_large",
-    "unsendable", "spool",
+    "status_3xx",
+    "status_4xx",
+    "status_5xx",
+    "status_other",
+    "empty_body",
+    "timeout",
+    "connection",
+    "too_large",
+    "unsendable",
+    "spool",
 ];
 
 /// Methods that have a label of their own: a caller may send any word.
 const METHODS: [&str; 7] = ["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"];
-
-/// Why createTask did not take a task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// The lane has `queueLimit` tasks.
-    QueueFull,
-    /// The model is disabled.
-    ModelDisabled,
-    /// There is no such model.
-    NoModel,
-}
-
-const REFUSALS: [&str; 3] = ["queue_full", "model_disabled", "no_model"];
 
 /// What the service cannot do its work without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,7 +109,7 @@ impl SpoolMeter {
 /// Every handle.
 pub(super) struct Meters {
     pub(super) created: IntCounter,
-    pub(super) refused: [IntCounter; REFUSALS.len()],
+    pub(super) queue_full: IntCounter,
     pub(super) picked_up: IntCounter,
     pub(super) purged: IntCounter,
     pub(super) succeeded: IntCounter,
@@ -147,7 +140,6 @@ impl Meters {
     pub(super) fn registered(registry: &Registry) -> Made<Meters> {
         let make = Maker(registry);
         let finished = make.counters("tasks_finished_total", "Tasks that came to an end on this node", &["outcome"])?;
-        let refused = make.counters("tasks_refused_total", "Tasks that createTask did not take", &["reason"])?;
         let calls = make.counters("model_calls_total", "Calls of models that came to an end", &["outcome"])?;
         let commit = make.histograms("commit_seconds", "Transactions, by what they write", &["work"], &SHORT)?;
         let batch = make.histograms("commit_batch_size", "Requests in one transaction", &["work"], &BATCH)?;
@@ -159,7 +151,8 @@ impl Meters {
         };
         Ok(Meters {
             created: make.counter("tasks_created_total", "Tasks that this node put in the queue")?,
-            refused: REFUSALS.map(|reason| refused.with_label_values(&[reason])),
+            queue_full: make
+                .counter("tasks_queue_full_total", "Tasks refused because their lane had queueLimit tasks")?,
             picked_up: make.counter("tasks_picked_up_total", "Results handed out for the first time by this node")?,
             purged: make.counter("tasks_purged_total", "Tasks past their time that this node deleted")?,
             succeeded: finished.with_label_values(&["succeeded"]),
@@ -184,9 +177,22 @@ impl Meters {
                 full: make.gauge("spool_full", "1 while this node claims nothing because its spool has no room")?,
             },
             requests: make.counters("http_requests_total", "Requests answered", &["method", "route", "status"])?,
-            request: make.histograms("http_request_seconds", "From the head of a request to its answer", &["method", "route"], &SHORT)?,
-            dependency_up: make.gauges("dependency_up", "1 if it gave a sign of life within 2 s, asked every 5 s", &["dependency"])?,
-            dependency_seconds: make.float_gauges("dependency_ping_seconds", "How long the last sign of life took", &["dependency"])?,
+            request: make.histograms(
+                "http_request_seconds",
+                "From the head of a request to its answer",
+                &["method", "route"],
+                &SHORT,
+            )?,
+            dependency_up: make.gauges(
+                "dependency_up",
+                "1 if it gave a sign of life within 2 s, asked every 5 s",
+                &["dependency"],
+            )?,
+            dependency_seconds: make.float_gauges(
+                "dependency_ping_seconds",
+                "How long the last sign of life took",
+                &["dependency"],
+            )?,
         })
     }
 

@@ -189,9 +189,7 @@ impl Minutes {
         let is_written = |lanes: &ByLane<Entry>| each(lanes).all(|(_, _, entry)| entry.written == entry.version);
         // The newest minute stays, and with it its number.
         let newest = self.minutes.last_key_value().map(|(number, _)| *number);
-        self.minutes.retain(|number, minute| {
-            Some(*number) == newest || !minute.added || !is_written(&minute.lanes)
-        });
+        self.minutes.retain(|number, minute| Some(*number) == newest || !minute.added || !is_written(&minute.lanes));
         let oldest = self.minutes.first_key_value().map(|(number, _)| Span::Hour.number(Span::Minute.begin(*number)));
         self.hours.retain(|number, lanes| oldest.is_none_or(|oldest| *number >= oldest) || !is_written(lanes));
         let all = self.minutes.values().map(|minute| &minute.lanes).chain(self.hours.values());
@@ -200,12 +198,7 @@ impl Minutes {
 }
 
 /// The entry of a lane, made where there is room.
-fn entry<'a>(
-    lanes: &'a mut ByLane<Entry>,
-    points: &mut usize,
-    tenant: TenantId,
-    model: &str,
-) -> Option<&'a mut Entry> {
+fn entry<'a>(lanes: &'a mut ByLane<Entry>, points: &mut usize, tenant: TenantId, model: &str) -> Option<&'a mut Entry> {
     let known = lanes.get(&tenant).is_some_and(|models| models.contains_key(model));
     if !known {
         if *points >= MOST_POINTS {
@@ -219,4 +212,85 @@ fn entry<'a>(
 
 fn each(lanes: &ByLane<Entry>) -> impl Iterator<Item = (TenantId, &str, &Entry)> {
     lanes.iter().flat_map(|(tenant, models)| models.iter().map(|(model, entry)| (*tenant, model.as_str(), entry)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use chrono::TimeZone as _;
+
+    use super::*;
+
+    const ANN: TenantId = TenantId(7);
+
+    fn at(minute: u32, second: u32) -> DateTime<Utc> {
+        Utc.with_ymd_and_hms(2026, 11, 22, 10, minute, second).unwrap()
+    }
+
+    fn create(minutes: &mut Minutes, now: DateTime<Utc>, tenant: TenantId, model: &str) {
+        let counts = Counts { created: 1, ..Counts::default() };
+        minutes.count(now, tenant, model, counts, |point| point.wait.record(Duration::from_secs(1)));
+    }
+
+    /// Span, minute it began, created.
+    fn rows(batch: &Batch) -> Vec<(Span, String, u64)> {
+        let mut rows: Vec<_> =
+            batch.rows().map(|row| (row.span, row.at.format("%H:%M").to_string(), row.point.counts.created)).collect();
+        rows.sort();
+        rows
+    }
+
+    #[test]
+    fn a_point_is_written_whole_until_nothing_more_happens() {
+        let mut minutes = Minutes::new(10);
+        create(&mut minutes, at(1, 5), ANN, "m");
+        let first = minutes.unwritten(at(1, 10), false);
+        assert_eq!(rows(&first), [(Span::Minute, "10:01".into(), 1)]);
+        create(&mut minutes, at(1, 15), ANN, "m");
+        minutes.written(&first);
+        let second = minutes.unwritten(at(1, 20), false);
+        assert_eq!(rows(&second), [(Span::Minute, "10:01".into(), 2)], "what came meanwhile is not forgotten");
+        assert_eq!(second.rows().next().unwrap().point.wait.count(), 2);
+        minutes.written(&second);
+        assert_eq!(rows(&minutes.unwritten(at(1, 30), false)), []);
+    }
+
+    #[test]
+    fn a_minute_that_is_over_belongs_to_its_hour() {
+        let mut minutes = Minutes::new(10);
+        create(&mut minutes, at(1, 0), ANN, "m");
+        create(&mut minutes, at(2, 0), ANN, "m");
+        let batch = minutes.unwritten(at(2, 10), false);
+        let hour = (Span::Hour, "10:00".to_owned(), 1);
+        assert_eq!(rows(&batch), [(Span::Minute, "10:01".into(), 1), (Span::Minute, "10:02".into(), 1), hour]);
+        minutes.written(&batch);
+        assert_eq!((minutes.minutes.len(), minutes.points), (1, 2), "what is over and written is forgotten");
+        let last = minutes.unwritten(at(2, 20), true);
+        assert_eq!(rows(&last), [(Span::Hour, "10:00".into(), 2)]);
+        minutes.written(&last);
+        create(&mut minutes, at(59, 0) + Duration::from_secs(120), ANN, "m");
+        let batch = minutes.unwritten(at(59, 0) + Duration::from_secs(120), false);
+        minutes.written(&batch);
+        assert_eq!(minutes.hours.len(), 0);
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_opens_no_minute_again() {
+        let mut minutes = Minutes::new(10);
+        create(&mut minutes, at(5, 0), ANN, "m");
+        create(&mut minutes, at(3, 0), ANN, "m");
+        assert_eq!(rows(&minutes.unwritten(at(5, 0), false)), [(Span::Minute, "10:05".into(), 2)]);
+    }
+
+    #[test]
+    fn what_has_no_room_is_counted_and_dropped() {
+        let mut minutes = Minutes::new(0);
+        for n in 0..=MOST_POINTS {
+            create(&mut minutes, at(1, 0), ANN, &n.to_string());
+        }
+        assert_eq!((minutes.points, minutes.dropped()), (MOST_POINTS, 1));
+        let batch = minutes.unwritten(at(1, 1), false);
+        assert_eq!((batch.rows().len(), batch.more), (BATCH, true));
+    }
 }

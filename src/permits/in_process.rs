@@ -32,6 +32,10 @@ pub(super) struct InProcessPermit {
 }
 
 impl InProcessPermits {
+    pub(super) fn held(&self) -> usize {
+        locked(&self.counters).lanes.values().map(|count| *count as usize).sum()
+    }
+
     pub(super) fn try_acquire(&self, asks: &[Ask]) -> Vec<Vec<InProcessPermit>> {
         let mut counters = locked(&self.counters);
         asks.iter()

@@ -171,6 +171,14 @@ impl RedisPermits {
         timeout(DRAIN_FOR, self.drain()).await.ok();
     }
 
+    pub(super) fn held(&self) -> usize {
+        self.gate.state().live.len()
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.gate.is_open()
+    }
+
     pub(super) async fn ping(&self) -> Result<(), String> {
         let sign_of_life = async { self.gate.link.lock().await.query::<()>(redis::pipe().cmd("PING")).await };
         // Longer than one call, because one of the gate's own may be under way.

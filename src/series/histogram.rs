@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_percentile_is_right_to_within_a_tenth() {
-        for scale in [1.3, 17.0, 250.0, 3e5, 1e8] {
+        for scale in [1.3, 17.0, 250.0, 3e5, 1e6] {
             let histogram = of((1..=1000).map(|n| f64::from(n) * scale));
             for (share, exact) in [(0.5, 500.0), (0.95, 950.0), (0.99, 990.0)] {
                 let ratio = histogram.percentile_ms(share) / (exact * scale);

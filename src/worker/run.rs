@@ -80,10 +80,12 @@ impl Run {
                 self.hand_back().await;
             }
             Some(Called { outcome: Ok(parked), took }) => {
+                self.shared.metrics.called(&self.task, took, Ok(parked.size));
                 self.count(true, took, parked.size);
                 self.resume(parked).await;
             }
             Some(Called { outcome: Err(failure), took }) => {
+                self.shared.metrics.called(&self.task, took, Err(failure.kind));
                 self.count(false, took, 0);
                 self.after_failure(failure).await;
             }
@@ -210,6 +212,7 @@ impl Run {
             };
             match applied {
                 Ok(Applied::Done) => {
+                    self.shared.metrics.moved(&self.task.model_name, &transition);
                     self.shared.left(self.task.lane);
                     if transition.rewinds_lane() {
                         self.shared.wake.send([WakeUp { lane: self.task.lane, rewind: true }]);
@@ -217,6 +220,7 @@ impl Run {
                     return Applied::Done;
                 }
                 Ok(Applied::Stale) => {
+                    self.shared.metrics.stale();
                     warn!("the task moved on while this attempt was running, its outcome is dropped");
                     return Applied::Stale;
                 }

@@ -80,7 +80,10 @@ async fn attempt(run: &mut Run, parked: &Parked) -> Tried {
     let mut put = pin!(async {
         // Never closed, so the permit is always there in the end.
         let _gate = shared.upload_gate.acquire().await;
-        shared.storage.put(parked, &headers).await
+        let began = clock::tick();
+        let stored = shared.storage.put(parked, &headers).await;
+        shared.metrics.uploaded(began.elapsed(), stored.is_ok());
+        stored
     });
     let cut = run.cut.clone();
     let mut slow = pin!(sleep(SLOW));

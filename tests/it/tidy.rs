@@ -77,11 +77,14 @@ fn arrows_point_down() {
     let layers: [&[&str]; 5] = [
         &["cli", "logging"],
         &["app"],
-        &["api", "worker", "cleaner"],
-        &["catalog", "census", "oplog", "store", "permits", "wake", "storage", "spool", "trips", "periodic", "watch"],
+        &["api", "worker", "cleaner", "vitals"],
         &[
-            "task", "model", "caller", "token", "jwt", "stats", "config", "secrets", "egress", "clock", "faults",
-            "breath",
+            "catalog", "census", "oplog", "recorder", "store", "permits", "wake", "storage", "spool", "trips",
+            "periodic", "watch",
+        ],
+        &[
+            "metrics", "series", "task", "model", "caller", "token", "jwt", "stats", "config", "secrets", "egress",
+            "clock", "faults", "breath",
         ],
     ];
     let layer = |module: &str| layers.iter().position(|layer| layer.contains(&module));
