@@ -107,7 +107,7 @@ struct Route {
 /// What stands in front of a handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Access {
-    /// Nothing: anyone may call it.
+    /// Nothing: anyone may call it, or the handler itself sees to who.
     Open,
     /// The caller must be known and have that scope.
     Known(Scope),

@@ -6,5 +6,6 @@ mod health;
 mod models;
 mod oplog;
 mod requests;
+mod series;
 mod stats;
 mod tasks;

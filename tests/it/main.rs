@@ -21,6 +21,7 @@ mod egress;
 mod engine;
 mod fuzz;
 mod lifecycle;
+mod metrics;
 mod migrations;
 mod outage;
 mod permits;

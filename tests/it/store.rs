@@ -3,5 +3,6 @@
 mod models;
 mod nodes;
 mod oplog;
+mod series;
 mod stats;
 mod tasks;
