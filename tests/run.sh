@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every test against real servers: PostgreSQL, Redis, an S3 store and a speech model.
+# Runs every test against real servers: PostgreSQL, Redis, an S3 store, Prometheus and a speech model.
 #
 #   ./tests/run.sh                 format, lints, all tests
 #   ./tests/run.sh cleaner         only the tests whose name contains "cleaner"
@@ -165,6 +165,7 @@ missing_packages() {
   [ -n "$(postgres_bin)" ] || echo postgresql
   command -v redis-server >/dev/null || echo redis-server
   command -v espeak-ng >/dev/null || echo espeak-ng
+  command -v prometheus >/dev/null && command -v promtool >/dev/null || echo prometheus
   python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
 }
 
@@ -184,6 +185,7 @@ install_packages() {
     sleep 5
   done
   if [[ " ${packages[*]} " == *' postgresql '* ]]; then without_main_cluster; fi
+  if [[ " ${packages[*]} " == *' prometheus '* ]]; then without_prometheus_service; fi
   apt_install "${packages[@]}"
   [ -z "$(missing_packages)" ] || die "still missing after their installation: $(missing_packages | tr '\n' ' ')"
 }
@@ -198,6 +200,11 @@ without_main_cluster() {
   apt_install postgresql-common
   "${as_root[@]}" sed -i 's/^#\?create_main_cluster.*/create_main_cluster = false/' \
     /etc/postgresql-common/createcluster.conf
+}
+
+# The same goes for its service, which would scrape the machine.
+without_prometheus_service() {
+  [ ! -d /run/systemd/system ] || "${as_root[@]}" systemctl mask --quiet prometheus.service
 }
 
 # A Python environment with the S3 store, the speech model and the API's fuzzer, made anew when the pins change.
@@ -223,6 +230,8 @@ start_servers() {
   at_free_ports 1 redis
   at_free_ports 10 s3
   export TEST_PIPER_PYTHON=$venv/bin/python TEST_SCHEMATHESIS=$venv/bin/schemathesis
+  TEST_PROMTOOL=$(command -v promtool) TEST_PROMETHEUS=$(command -v prometheus)
+  export TEST_PROMTOOL TEST_PROMETHEUS
   export TEST_REQUIRE_SERVERS=1
 }
 

@@ -43,7 +43,7 @@ struct Stat {
 }
 
 impl Stat {
-    /// See proc_pid_stat(5); fields are counted from 1 there, and from 3 behind the program's name,
+    /// See `proc_pid_stat(5)`; fields are counted from 1 there, and from 3 behind the program's name,
     /// which may have spaces and parentheses in it.
     fn read() -> Option<Stat> {
         let text = fs::read_to_string("/proc/self/stat").ok()?;

@@ -16,6 +16,7 @@ mod config;
 mod contract;
 mod crash;
 mod demo;
+mod deploy;
 mod disk;
 mod egress;
 mod engine;

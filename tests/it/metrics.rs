@@ -29,7 +29,7 @@ async fn page(api: &Api) -> BTreeMap<String, f64> {
         .collect()
 }
 
-async fn text(api: &Api) -> String {
+pub(crate) async fn text(api: &Api) -> String {
     let answer = api.get("/metrics").await;
     assert_eq!(answer.status, 200, "{}", answer.body);
     assert!(answer.headers["content-type"].to_str().unwrap().starts_with("text/plain; version=0.0.4"));
@@ -46,8 +46,14 @@ async fn until(api: &Api, sample: &str, value: f64) {
 }
 
 /// A service that has done some of everything: results, a retry, a failure, a full queue, one that waits.
-async fn busy(db: &TestDb, settings: &[(&str, &str)]) -> (TestApp, FakeModel) {
+pub(crate) async fn busy(db: &TestDb, settings: &[(&str, &str)]) -> (TestApp, FakeModel) {
     let app = TestApp::with(db, settings).await;
+    let model = work(&app.api).await;
+    (app, model)
+}
+
+/// Has a service do some of everything.
+pub(crate) async fn work(api: &Api) -> FakeModel {
     let model = FakeModel::start(|call, _| match call.target.as_str() {
         "/good" => Reply::Body("application/json", r#"{"x":1}"#.into()),
         "/bad" => Reply::Status(500, Vec::new(), "oops".into()),
@@ -59,20 +65,20 @@ async fn busy(db: &TestDb, settings: &[(&str, &str)]) -> (TestApp, FakeModel) {
         ("bad", json!({ "route": "bad", "retryTimes": 1 })),
         ("slow", json!({ "route": "slow", "maxConcurrency": 1, "queueLimit": 2 })),
     ] {
-        app.api.create_model(name, &model.url, &fields).await;
+        api.create_model(name, &model.url, &fields).await;
     }
     for (name, end) in [("good", 2), ("good", 2), ("bad", 3)] {
-        let id = app.api.create_task(name, &json!({})).await;
-        app.api.until(&id, &[end]).await;
+        let id = api.create_task(name, &json!({})).await;
+        api.until(&id, &[end]).await;
         if end == 2 {
-            app.api.post("/task/getTaskBatch", &json!({ "taskIds": [id] })).await.data();
+            api.post("/task/getTaskBatch", &json!({ "taskIds": [id] })).await.data();
         }
     }
-    let running = app.api.create_task("slow", &json!({})).await;
-    app.api.until(&running, &[1]).await;
-    app.api.create_task("slow", &json!({})).await;
-    app.api.post("/task/createTask", &json!({ "modelName": "slow" })).await.refused(429, 63, "queue_full");
-    (app, model)
+    let running = api.create_task("slow", &json!({})).await;
+    api.until(&running, &[1]).await;
+    api.create_task("slow", &json!({})).await;
+    api.post("/task/createTask", &json!({ "modelName": "slow" })).await.refused(429, 63, "queue_full");
+    model
 }
 
 const SETTINGS: [(&str, &str); 1] = [("server.shutdownGrace", "0s")];
