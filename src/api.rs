@@ -23,6 +23,7 @@ mod request;
 mod server;
 mod stats;
 mod tasks;
+mod traced;
 mod wire;
 
 use std::{ops::Deref, sync::Arc};
@@ -43,7 +44,7 @@ pub use self::{
 use self::{error::ApiError, rate::Rate, reception::Desk};
 use crate::{
     caller::Scope, catalog::Catalog, config::Config, egress::Egress, oplog::OpLogger, permits::Permits,
-    storage::Storage, store::Store, wake::Wake, worker::Pulse,
+    storage::Storage, store::Store, trace::Tracer, wake::Wake, worker::Pulse,
 };
 
 /// What handlers need. One pointer, because every request clones it several times.
@@ -72,6 +73,8 @@ pub struct Parts {
     pub oplog: OpLogger,
     /// Whether this node's worker is deaf; `None` where it has none.
     pub pulse: Option<Pulse>,
+    /// What is recorded of requests about tasks.
+    pub tracer: Tracer,
     /// Set when the service begins to stop: not ready any more.
     pub stopping: CancellationToken,
 }

@@ -20,6 +20,7 @@ use crate::{
     spool::Spool,
     storage::Storage,
     store::Store,
+    trace,
     wake::Wake,
     watch::{Board, Watch},
     worker::{self, Pulse, Worker},
@@ -84,8 +85,14 @@ impl App {
         let catalog = Catalog::new(store.clone());
         let stopping = CancellationToken::new();
 
+        let (tracer, exporter) = trace::start(&config.telemetry).context("telemetry")?;
+
         // The last to stop come first; reversed below.
-        let mut parts = vec![part("database writers", |stop| committers.run(stop))];
+        let mut parts = Vec::new();
+        if let Some(exporter) = exporter {
+            parts.push(part("traces", |stop| exporter.run(stop)));
+        }
+        parts.push(part("database writers", |stop| committers.run(stop)));
         let log_store = store.clone();
         parts.push(part("operation log", |stop| oplog_writer.run(log_store, stop)));
         let permits_kept = permits.clone();
@@ -105,6 +112,7 @@ impl App {
                 board: board.clone(),
                 spool,
                 storage: storage.clone(),
+                tracer: tracer.clone(),
             };
             let (worker, signs) = start_worker(worker_parts, &config).await?;
             parts.push(worker);
@@ -112,7 +120,7 @@ impl App {
         }
         if config.cleaner.enabled {
             let watch = Watch::new(store.clone(), board, config.worker.lease);
-            let cleaner = Cleaner::new(store.clone(), storage.clone(), wake.clone(), watch, &config);
+            let cleaner = Cleaner::new(store.clone(), storage.clone(), wake.clone(), watch, tracer.clone(), &config);
             parts.push(part("cleaner", |stop| cleaner.run(stop)));
         }
         let grace = config.server.shutdown_grace;
@@ -128,6 +136,7 @@ impl App {
             permits,
             oplog,
             pulse,
+            tracer,
             stopping: stopping.clone(),
         });
         // Started last and stopped after the worker: while running calls end, probes are told that

@@ -16,6 +16,7 @@ use crate::{
     periodic::{Pace, Swept},
     storage::Storage,
     store::{Store, StoreError},
+    trace::Tracer,
     wake::Wake,
     watch::Watch,
 };
@@ -35,11 +36,12 @@ pub struct Cleaner {
     delete_on_purge: bool,
     stat_zone: chrono_tz::Tz,
     watch: Watch,
+    tracer: Tracer,
 }
 
 impl Cleaner {
     /// Builds it; nothing runs yet.
-    pub fn new(store: Store, storage: Storage, wake: Wake, watch: Watch, config: &Config) -> Cleaner {
+    pub fn new(store: Store, storage: Storage, wake: Wake, watch: Watch, tracer: Tracer, config: &Config) -> Cleaner {
         Cleaner {
             store,
             storage,
@@ -51,6 +53,7 @@ impl Cleaner {
             delete_on_purge: config.oss.delete_on_purge,
             stat_zone: config.stat_zone,
             watch,
+            tracer,
         }
     }
 

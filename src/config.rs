@@ -17,6 +17,7 @@ use url::Url;
 use crate::{
     egress::Egress,
     jwt::{KeySet, Rules},
+    model::headers::Headers,
     secrets::Vault,
 };
 
@@ -47,6 +48,8 @@ pub struct Config {
     pub stat_zone: Tz,
     /// Logging.
     pub log: Log,
+    /// Traces.
+    pub telemetry: Telemetry,
 }
 
 /// HTTP server.
@@ -253,6 +256,26 @@ pub enum LogFormat {
     Json,
 }
 
+/// Traces.
+#[derive(Debug, Clone)]
+pub struct Telemetry {
+    /// Where they are sent; `None` = nothing is traced.
+    pub collector: Option<Collector>,
+    /// What this service is called there.
+    pub service_name: String,
+    /// Share of the traces that begin here and are recorded, 0 to 1.
+    pub sample_ratio: f64,
+}
+
+/// Who takes traces, by OTLP over HTTP.
+#[derive(Debug, Clone)]
+pub struct Collector {
+    /// Where they are posted.
+    pub url: Url,
+    /// What goes with them; a key, as a rule.
+    pub headers: Headers,
+}
+
 /// A key whose value cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{key}: {message}")]
@@ -314,6 +337,8 @@ mod tests {
         raw.oss.bucket = "models".into();
         raw.oss.access_key = "geheim".into();
         raw.oss.secret_key = "geheim".into();
+        raw.telemetry.otlp_endpoint = "http://collector:4318".into();
+        raw.telemetry.otlp_headers = "Authorization:Bearer geheim".into();
         let shown = format!("{:?}", check::check(&raw).unwrap());
         assert!(shown.contains("models") && shown.contains("postgres://app:****@db/app"), "{shown}");
         assert!(!shown.contains("geheim") && !shown.contains("BwcH"), "{shown}");

@@ -10,7 +10,7 @@
 //!
 //! ```text
 //! cli ─▶ app ─▶ { api, worker, cleaner }
-//!                  ─▶ { catalog, oplog, store, permits, wake, watch, storage, spool, trips, periodic }
+//!                  ─▶ { catalog, oplog, store, permits, wake, watch, storage, spool, trips, periodic, trace }
 //!                       ─▶ { task, model, caller, token, jwt, stats, config, secrets, egress, clock, faults, breath }
 //! ```
 //!
@@ -23,6 +23,7 @@
 //!   steps of a task's life.
 //! * [`cleaner`]: due retries, dead workers' tasks, what waited too long, what is past its time.
 //! * [`spool`] and [`storage`]: results on their way, and where they end up.
+//! * [`trace`]: what of a task's life is told to a collector of traces.
 //! * [`egress`]: which hosts and addresses models may have.
 //! * [`api`]: the HTTP interface.
 //! * [`faults`]: between which steps tests kill the process; nothing in any other build.
@@ -62,6 +63,7 @@ pub mod permits;
 pub mod spool;
 pub mod storage;
 pub mod store;
+pub mod trace;
 mod trips;
 pub mod wake;
 pub mod watch;

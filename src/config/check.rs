@@ -5,6 +5,7 @@ mod egress;
 mod jwt;
 mod oss;
 mod server;
+mod telemetry;
 
 use std::{
     net::SocketAddr,
@@ -64,6 +65,7 @@ pub fn check(raw: &RawConfig) -> Result<Config, ConfigError> {
         oss,
         stat_zone: zone(&raw.stat.timezone)?,
         log: log(&raw.log)?,
+        telemetry: telemetry::check(&raw.telemetry)?,
     })
 }
 

@@ -9,12 +9,27 @@ use super::{ConfigError, raw::RawConfig};
 const MASK: &str = "****";
 
 /// Values that are never shown.
-const SECRET: [&str; 6] =
-    ["auth.gatewaySecret", "auth.jwt.secret", "secrets.key", "secrets.previousKeys", "oss.accessKey", "oss.secretKey"];
+const SECRET: [&str; 7] = [
+    "auth.gatewaySecret",
+    "auth.jwt.secret",
+    "secrets.key",
+    "secrets.previousKeys",
+    "oss.accessKey",
+    "oss.secretKey",
+    "telemetry.otlpHeaders",
+];
 
 /// Values that are shown without the password they may carry.
-const URLS: [&str; 7] =
-    ["auth.jwt.jwksUrl", "database.url", "redis.url", "server.publicUrl", "oss.url", "oss.endpoint", "oss.publicUrl"];
+const URLS: [&str; 8] = [
+    "auth.jwt.jwksUrl",
+    "database.url",
+    "redis.url",
+    "server.publicUrl",
+    "oss.url",
+    "oss.endpoint",
+    "oss.publicUrl",
+    "telemetry.otlpEndpoint",
+];
 
 /// Most characters of a value that are shown.
 const MAX_SHOWN: usize = 120;

@@ -34,6 +34,8 @@ pub struct RawConfig {
     pub stat: RawStat,
     /// Logging.
     pub log: RawLog,
+    /// Traces.
+    pub telemetry: RawTelemetry,
 }
 
 /// `server`
@@ -267,6 +269,22 @@ pub struct RawLog {
     pub level: String,
 }
 
+/// `telemetry`
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RawTelemetry {
+    /// Where traces are sent by OTLP over HTTP (protobuf): the base URL of a collector, such as
+    /// `http://jaeger:4318`, or its URL that ends in `/v1/traces`. Default empty: nothing is traced.
+    pub otlp_endpoint: String,
+    /// Headers that the collector wants: `Key:Value,Key2:Value2`. Default empty.
+    pub otlp_headers: String,
+    /// What this service is called there. Default `model-asynch`.
+    pub service_name: String,
+    /// Share of the traces that are recorded, 0.0 to 1.0; a caller that sends a `traceparent` decides
+    /// for itself. Default 1.0.
+    pub sample_ratio: f64,
+}
+
 impl Default for RawServer {
     fn default() -> RawServer {
         RawServer {
@@ -386,5 +404,16 @@ impl Default for RawStat {
 impl Default for RawLog {
     fn default() -> RawLog {
         RawLog { format: "auto".into(), level: "info".into() }
+    }
+}
+
+impl Default for RawTelemetry {
+    fn default() -> RawTelemetry {
+        RawTelemetry {
+            otlp_endpoint: String::new(),
+            otlp_headers: String::new(),
+            service_name: "model-asynch".into(),
+            sample_ratio: 1.0,
+        }
     }
 }
