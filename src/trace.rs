@@ -251,6 +251,13 @@ impl Span {
         }
     }
 
+    /// It began when that one did.
+    pub fn began_with(&mut self, other: &Span) {
+        if let (Some(open), Some(other)) = (&mut self.0, &other.0) {
+            open.span.start_time_unix_nano = other.span.start_time_unix_nano;
+        }
+    }
+
     /// It ends now, and not when it is dropped.
     pub fn end(&mut self) {
         if self.0.is_some() {

@@ -19,7 +19,7 @@ use reqwest::{
 };
 use tokio::{
     sync::mpsc::Receiver,
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -119,11 +119,11 @@ impl Exporter {
     /// Tries until the batch is taken, or hopeless, or was tried for long enough.
     async fn deliver(&mut self, batch: &mut Vec<Span>, stop: &CancellationToken) {
         let (spans, body) = (batch.len(), self.encoded(batch));
-        let give_up = Instant::now() + GIVE_UP;
+        let began = clock::tick();
         let mut rest = REST.0;
         while let Err(refusal) = self.send(spans, body.clone()).await {
             self.failed(&refusal.error);
-            if !refusal.passing || Instant::now() + rest > give_up {
+            if !refusal.passing || began.elapsed() + rest > GIVE_UP {
                 return self.lose(spans);
             }
             tokio::select! {
@@ -222,10 +222,10 @@ async fn gather(recorded: &mut Receiver<Span>, batch: &mut Vec<Span>) {
         // Every tracer is gone: nothing will come.
         return std::future::pending().await;
     }
-    let until = Instant::now() + LINGER;
+    let began = clock::tick();
     while batch.len() < BATCH {
         let room = BATCH - batch.len();
-        match timeout_at(until, recorded.recv_many(batch, room)).await {
+        match timeout(LINGER.saturating_sub(began.elapsed()), recorded.recv_many(batch, room)).await {
             Ok(1..) => {}
             Ok(0) | Err(_) => return,
         }

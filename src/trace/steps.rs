@@ -2,6 +2,7 @@
 //! said of them.
 
 use chrono::{DateTime, Utc};
+use url::Url;
 
 use super::{Attribute, Kind, Span, Tracer};
 use crate::{
@@ -77,12 +78,6 @@ impl Tracer {
         if span.context().is_some() {
             describe_attempt(&mut span, task.key, &task.model_name, task.attempt);
             span.set("http.request.method", method(model.spec.http_method));
-            if let Ok(url) = model.spec.call_url() {
-                // Neither user nor query: either may be a key.
-                span.set("url.full", format!("{}{}", url.origin().ascii_serialization(), url.path()));
-                span.set("server.address", url.host_str().unwrap_or_default());
-                span.set("server.port", i64::from(url.port_or_known_default().unwrap_or_default()));
-            }
             if task.retry_count > 0 {
                 span.set("http.request.resend_count", i64::from(task.retry_count));
             }
@@ -153,6 +148,7 @@ impl Tracer {
         if span.context().is_some() {
             span.set("model_asynch.task_id", key.id.to_string());
             span.set("model_asynch.tenant_id", key.tenant.0);
+            span.began_with(request);
             if let Some(request) = request.context() {
                 span.link(request);
             }
@@ -176,6 +172,17 @@ fn describe_attempt(span: &mut Span, key: TaskKey, model_name: &str, attempt: At
     span.set("model_asynch.attempt", i64::from(attempt.0));
 }
 
+/// Where a call goes. Neither user nor query: either may be a key.
+pub fn goes_to(span: &mut Span, url: &Url) {
+    if span.context().is_some() {
+        let host = url.host_str().unwrap_or_default();
+        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        span.set("url.full", format!("{}://{host}{port}{}", url.scheme(), url.path()));
+        span.set("server.address", host);
+        span.set("server.port", i64::from(url.port_or_known_default().unwrap_or_default()));
+    }
+}
+
 /// A task as a message for its model.
 pub fn message(span: &mut Span, kind: &'static str, operation: &'static str, model_name: &str, key: TaskKey) {
     if span.context().is_some() {
@@ -191,7 +198,6 @@ pub fn message(span: &mut Span, kind: &'static str, operation: &'static str, mod
 pub fn failed(span: &mut Span, failure: &Failure) {
     let (kind, message) = match failure.kind {
         FailureKind::Status(status) => {
-            span.set("http.response.status_code", i64::from(status));
             return span.fail(&status.to_string(), &format!("the model answered {status}"));
         }
         FailureKind::EmptyBody => ("empty_body", "the model answered without a body"),

@@ -115,7 +115,8 @@ async fn attempt(
     began: std::time::Instant,
     traced: &mut Traced,
 ) -> Result<Parked, Failure> {
-    let answer = request(client, task, model, traced.context)?.send().await.map_err(|error| broken(&error))?;
+    let answer = request(client, task, model, traced)?.send().await.map_err(|error| broken(&error))?;
+    traced.span.set("http.response.status_code", i64::from(answer.status().as_u16()));
     if !answer.status().is_success() {
         return Err(refused(answer, model).await);
     }
@@ -123,7 +124,6 @@ async fn attempt(
     if answer.content_length().is_some_and(|length| length > max_bytes) {
         return Err(too_large());
     }
-    let status = i64::from(answer.status().as_u16());
     let content_type = answer.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let mut draft = spool.draft(task.key, task.attempt);
     let mut body = answer.bytes_stream();
@@ -136,7 +136,6 @@ async fn attempt(
     if draft.size() == 0 {
         return Err(failure(FailureKind::EmptyBody, "the model answered without a body"));
     }
-    traced.span.set("http.response.status_code", status);
     traced.span.set_with("http.response.body.size", || i64::try_from(draft.size()).unwrap_or(i64::MAX));
     traced.span.end();
     let mut parking = client.tracer.step("park", Kind::Internal, task);
@@ -151,16 +150,17 @@ fn request(
     client: &ModelClient,
     task: &Running,
     model: &Model,
-    context: TraceContext,
+    traced: &mut Traced,
 ) -> Result<RequestBuilder, Failure> {
     let unsendable = |message: String| failure(FailureKind::Unsendable, message);
     let url = model.spec.call_url().map_err(|error| unsendable(error.to_string()))?;
+    steps::goes_to(&mut traced.span, &url);
     client.egress.check_literal(&url).map_err(|denied| unsendable(denied.to_string()))?;
     let request = match model.spec.http_method {
         HttpMethod::Get => client.http.get(url).query(&query(task).map_err(unsendable)?),
         HttpMethod::Post => client.http.post(url).body(body(task).into_owned()),
     };
-    Ok(request.headers(headers(task, model, context).map_err(unsendable)?))
+    Ok(request.headers(headers(task, model, traced.context).map_err(unsendable)?))
 }
 
 /// The JSON body: the payload, the reference, both, or `{}`.

@@ -31,4 +31,5 @@ mod storage;
 mod store;
 mod support;
 mod tidy;
+mod traces;
 mod wake;
