@@ -43,8 +43,8 @@ pub use self::{
 };
 use self::{error::ApiError, rate::Rate, reception::Desk};
 use crate::{
-    caller::Scope, catalog::Catalog, config::Config, egress::Egress, oplog::OpLogger, permits::Permits,
-    storage::Storage, store::Store, trace::Tracer, wake::Wake, worker::Pulse,
+    caller::Scope, catalog::Catalog, config::Config, consul::Services, egress::Egress, oplog::OpLogger,
+    permits::Permits, storage::Storage, store::Store, trace::Tracer, wake::Wake, worker::Pulse,
 };
 
 /// What handlers need. One pointer, because every request clones it several times.
@@ -73,6 +73,8 @@ pub struct Parts {
     pub oplog: OpLogger,
     /// Whether this node's worker is deaf; `None` where it has none.
     pub pulse: Option<Pulse>,
+    /// Where models are that are named by a service.
+    pub services: Services,
     /// What is recorded of requests about tasks.
     pub tracer: Tracer,
     /// Set when the service begins to stop: not ready any more.

@@ -15,6 +15,7 @@ use crate::{
     cleaner::Cleaner,
     clock,
     config::Config,
+    consul::{Registration, Services},
     oplog,
     permits::{self, Permits},
     spool::Spool,
@@ -66,7 +67,14 @@ impl App {
             }
             None => None,
         };
-        let storage = Storage::open(&config, &public_url).map_err(anyhow::Error::msg).context("oss")?;
+        let consul = config.consul.as_ref();
+        let services = Services::open(consul).map_err(anyhow::Error::msg).context("consul")?;
+        let registration = consul
+            .map(|consul| Registration::new(consul, address, config.server.tls.is_some()))
+            .transpose()
+            .map_err(anyhow::Error::msg)
+            .context("consul")?;
+        let storage = Storage::open(&config, &public_url, &services).map_err(anyhow::Error::msg).context("oss")?;
         // With the node's lease, so that whoever takes over a dead node's tasks finds room for them.
         let ttl = config.worker.lease.min(permits::LONGEST_TTL);
         let permits =
@@ -112,6 +120,7 @@ impl App {
                 board: board.clone(),
                 spool,
                 storage: storage.clone(),
+                services: services.clone(),
                 tracer: tracer.clone(),
             };
             let (worker, signs) = start_worker(worker_parts, &config).await?;
@@ -136,12 +145,16 @@ impl App {
             permits,
             oplog,
             pulse,
+            services,
             tracer,
             stopping: stopping.clone(),
         });
         // Started last and stopped after the worker: while running calls end, probes are told that
         // the service stops, and callers that have not heard of it yet are still served.
         parts.insert(server_stops_before, part("http server", |stop| api::serve(listener, state, tls, stop)));
+        if let Some(registration) = registration {
+            parts.push(part("consul", |stop| registration.run(stop)));
+        }
         parts.reverse();
         Ok(App { address, stopping, parts, grace, store })
     }
@@ -162,8 +175,9 @@ impl App {
     /// requests, flush, close.
     pub async fn stop(mut self) {
         self.stopping.cancel();
-        // The worker stops claiming at once, while the cleaner ends its round.
-        for part in self.parts.iter().filter(|part| ["cleaner", "worker"].contains(&part.name)) {
+        // The worker stops claiming at once, while the cleaner ends its round and Consul is told that
+        // nobody needs to come any more.
+        for part in self.parts.iter().filter(|part| ["consul", "cleaner", "worker"].contains(&part.name)) {
             part.stop.cancel();
         }
         let began = clock::tick();

@@ -10,7 +10,7 @@
 //!
 //! ```text
 //! cli ─▶ app ─▶ { api, worker, cleaner }
-//!                  ─▶ { catalog, oplog, store, permits, wake, watch, storage, spool, trips, periodic, trace }
+//!                  ─▶ { catalog, oplog, store, permits, wake, watch, storage, spool, trips, periodic, trace, consul }
 //!                       ─▶ { task, model, caller, token, jwt, stats, config, secrets, egress, clock, faults, breath }
 //! ```
 //!
@@ -24,6 +24,7 @@
 //! * [`cleaner`]: due retries, dead workers' tasks, what waited too long, what is past its time.
 //! * [`spool`] and [`storage`]: results on their way, and where they end up.
 //! * [`trace`]: what of a task's life is told to a collector of traces.
+//! * [`consul`]: how this node is found, and how it finds models and the file service.
 //! * [`egress`]: which hosts and addresses models may have.
 //! * [`api`]: the HTTP interface.
 //! * [`faults`]: between which steps tests kill the process; nothing in any other build.
@@ -57,6 +58,7 @@ pub mod cleaner;
 pub mod worker;
 
 pub mod catalog;
+pub mod consul;
 pub mod oplog;
 pub mod periodic;
 pub mod permits;

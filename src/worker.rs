@@ -45,6 +45,7 @@ use crate::{
     catalog::Catalog,
     clock,
     config::Config,
+    consul::Services,
     faults::{self, Point},
     permits::{Permit, Permits},
     spool::{
@@ -131,6 +132,8 @@ pub struct Parts {
     pub spool: Spool,
     /// Where they are stored.
     pub storage: Storage,
+    /// Where models are that are named by a service.
+    pub services: Services,
     /// What is recorded of it all.
     pub tracer: Tracer,
 }
@@ -181,7 +184,7 @@ impl Worker {
             storage: parts.storage,
             spool: parts.spool,
             wake: parts.wake,
-            client: ModelClient::new(&config.egress, parts.tracer.clone())?,
+            client: ModelClient::new(&config.egress, parts.services, parts.tracer.clone())?,
             max_result_bytes: config.worker.max_result_bytes,
             upload_for: config.oss.retry_for,
             upload_gate,

@@ -9,7 +9,7 @@ use super::{ConfigError, raw::RawConfig};
 const MASK: &str = "****";
 
 /// Values that are never shown.
-const SECRET: [&str; 7] = [
+const SECRET: [&str; 8] = [
     "auth.gatewaySecret",
     "auth.jwt.secret",
     "secrets.key",
@@ -17,10 +17,11 @@ const SECRET: [&str; 7] = [
     "oss.accessKey",
     "oss.secretKey",
     "telemetry.otlpHeaders",
+    "consul.token",
 ];
 
 /// Values that are shown without the password they may carry.
-const URLS: [&str; 8] = [
+const URLS: [&str; 9] = [
     "auth.jwt.jwksUrl",
     "database.url",
     "redis.url",
@@ -29,6 +30,7 @@ const URLS: [&str; 8] = [
     "oss.endpoint",
     "oss.publicUrl",
     "telemetry.otlpEndpoint",
+    "consul.address",
 ];
 
 /// Most characters of a value that are shown.

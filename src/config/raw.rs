@@ -36,6 +36,8 @@ pub struct RawConfig {
     pub log: RawLog,
     /// Traces.
     pub telemetry: RawTelemetry,
+    /// How this node is found, and how it finds others.
+    pub consul: RawConsul,
 }
 
 /// `server`
@@ -219,7 +221,8 @@ pub struct RawOss {
     pub kind: String,
     /// Kind `fs`: the folder; several nodes share it. Default `data/oss`.
     pub path: String,
-    /// Kind `http`: where files are posted, an absolute http(s) URL. Required there.
+    /// Kind `http`: where files are posted, an absolute http(s) URL, or `consul://service/path` (with
+    /// TLS `consul+https://`). Required there.
     pub url: String,
     /// Kind `http`: JSON pointer to the file's URL in the answer, such as `/data/link`. Default
     /// empty: the usual places.
@@ -283,6 +286,22 @@ pub struct RawTelemetry {
     /// Share of the traces that are recorded, 0.0 to 1.0; a caller that sends a `traceparent` decides
     /// for itself. Default 1.0.
     pub sample_ratio: f64,
+}
+
+/// `consul`
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RawConsul {
+    /// The Consul agent: `http://127.0.0.1:8500`, as a rule on this machine. Default empty: there is
+    /// none.
+    pub address: String,
+    /// Token for it. Default empty.
+    pub token: String,
+    /// What this node is registered as, 1 to 64 letters, digits and hyphens. Default `model-asynch`.
+    pub service_name: String,
+    /// Where callers, and the agent's check, reach this node: a host, or `host:port`. Default empty:
+    /// `server.address`, or the agent's own host where that is every address of this machine.
+    pub service_address: String,
 }
 
 impl Default for RawServer {
@@ -414,6 +433,17 @@ impl Default for RawTelemetry {
             otlp_headers: String::new(),
             service_name: "model-asynch".into(),
             sample_ratio: 1.0,
+        }
+    }
+}
+
+impl Default for RawConsul {
+    fn default() -> RawConsul {
+        RawConsul {
+            address: String::new(),
+            token: String::new(),
+            service_name: "model-asynch".into(),
+            service_address: String::new(),
         }
     }
 }

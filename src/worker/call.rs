@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     clock,
+    consul::Services,
     egress::{Denied, Egress, Unreachable},
     faults::{self, Point},
     model::{HttpMethod, Model},
@@ -47,6 +48,7 @@ struct Traced {
 pub(super) struct ModelClient {
     http: Client,
     egress: Egress,
+    services: Services,
     tracer: Tracer,
 }
 
@@ -56,7 +58,7 @@ impl ModelClient {
     ///
     /// # Errors
     /// Where the TLS set-up of the machine is unusable.
-    pub(super) fn new(egress: &Egress, tracer: Tracer) -> reqwest::Result<ModelClient> {
+    pub(super) fn new(egress: &Egress, services: Services, tracer: Tracer) -> reqwest::Result<ModelClient> {
         let http = Client::builder()
             .dns_resolver(Arc::new(Allowed(egress.clone())))
             .no_proxy()
@@ -65,7 +67,7 @@ impl ModelClient {
             .pool_max_idle_per_host(1024)
             .user_agent(concat!("model-asynch/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        Ok(ModelClient { http, egress: egress.clone(), tracer })
+        Ok(ModelClient { http, egress: egress.clone(), services, tracer })
     }
 }
 
@@ -115,7 +117,7 @@ async fn attempt(
     began: std::time::Instant,
     traced: &mut Traced,
 ) -> Result<Parked, Failure> {
-    let answer = request(client, task, model, traced)?.send().await.map_err(|error| broken(&error))?;
+    let answer = request(client, task, model, traced).await?.send().await.map_err(|error| broken(&error))?;
     traced.span.set("http.response.status_code", i64::from(answer.status().as_u16()));
     if !answer.status().is_success() {
         return Err(refused(answer, model).await);
@@ -146,7 +148,7 @@ async fn attempt(
     })
 }
 
-fn request(
+async fn request(
     client: &ModelClient,
     task: &Running,
     model: &Model,
@@ -154,6 +156,8 @@ fn request(
 ) -> Result<RequestBuilder, Failure> {
     let unsendable = |message: String| failure(FailureKind::Unsendable, message);
     let url = model.spec.call_url().map_err(|error| unsendable(error.to_string()))?;
+    let url = client.services.resolve(&url).await;
+    let url = url.map_err(|error| failure(FailureKind::Connection, error.to_string()))?;
     steps::goes_to(&mut traced.span, &url);
     client.egress.check_literal(&url).map_err(|denied| unsendable(denied.to_string()))?;
     let request = match model.spec.http_method {

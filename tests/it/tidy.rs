@@ -79,7 +79,10 @@ fn arrows_point_down() {
         &["cli", "logging"],
         &["app"],
         &["api", "worker", "cleaner"],
-        &["catalog", "oplog", "store", "permits", "wake", "storage", "spool", "trips", "periodic", "watch", "trace"],
+        &[
+            "catalog", "oplog", "store", "permits", "wake", "storage", "spool", "trips", "periodic", "watch", "trace",
+            "consul",
+        ],
         &[
             "task", "model", "caller", "token", "jwt", "stats", "config", "secrets", "egress", "clock", "faults",
             "breath",
