@@ -25,6 +25,7 @@ mod series;
 mod server;
 mod stats;
 mod tasks;
+mod traced;
 mod wire;
 
 use std::{ops::Deref, sync::Arc};
@@ -44,8 +45,9 @@ pub use self::{
 };
 use self::{error::ApiError, rate::Rate, reception::Desk};
 use crate::{
-    caller::Scope, catalog::Catalog, config::Config, egress::Egress, metrics::Metrics, oplog::OpLogger,
-    permits::Permits, storage::Storage, store::Store, vitals::Latest, wake::Wake, worker::Pulse,
+    caller::Scope, catalog::Catalog, config::Config, consul::Services, egress::Egress, metrics::Metrics,
+    oplog::OpLogger, permits::Permits, storage::Storage, store::Store, trace::Tracer, vitals::Latest, wake::Wake,
+    worker::Pulse,
 };
 
 /// What handlers need. One pointer, because every request clones it several times.
@@ -78,6 +80,10 @@ pub struct Parts {
     pub metrics: Metrics,
     /// What is queued and what runs, for the metrics.
     pub census: Latest,
+    /// Where models are that are named by a service.
+    pub services: Services,
+    /// What is recorded of requests about tasks.
+    pub tracer: Tracer,
     /// Set when the service begins to stop: not ready any more.
     pub stopping: CancellationToken,
 }

@@ -16,6 +16,7 @@ use crate::{
     cleaner::{self, Cleaner},
     clock,
     config::Config,
+    consul::{Registration, Services},
     metrics::Metrics,
     oplog,
     permits::{self, Permits},
@@ -23,6 +24,7 @@ use crate::{
     spool::Spool,
     storage::Storage,
     store::Store,
+    trace,
     vitals::{self, Vitals},
     wake::Wake,
     watch::{Board, Watch},
@@ -69,7 +71,14 @@ impl App {
             }
             None => None,
         };
-        let storage = Storage::open(&config, &public_url).map_err(anyhow::Error::msg).context("oss")?;
+        let consul = config.consul.as_ref();
+        let services = Services::open(consul).map_err(anyhow::Error::msg).context("consul")?;
+        let registration = consul
+            .map(|consul| Registration::new(consul, address, config.server.tls.is_some()))
+            .transpose()
+            .map_err(anyhow::Error::msg)
+            .context("consul")?;
+        let storage = Storage::open(&config, &public_url, &services).map_err(anyhow::Error::msg).context("oss")?;
         // With the node's lease, so that whoever takes over a dead node's tasks finds room for them.
         let ttl = config.worker.lease.min(permits::LONGEST_TTL);
         let permits =
@@ -90,8 +99,14 @@ impl App {
         let catalog = Catalog::new(store.clone());
         let stopping = CancellationToken::new();
 
+        let (tracer, exporter) = trace::start(&config.telemetry).context("telemetry")?;
+
         // The last to stop come first; reversed below.
-        let mut parts = vec![part("database writers", |stop| committers.run(stop))];
+        let mut parts = Vec::new();
+        if let Some(exporter) = exporter {
+            parts.push(part("traces", |stop| exporter.run(stop)));
+        }
+        parts.push(part("database writers", |stop| committers.run(stop)));
         let log_store = store.clone();
         parts.push(part("operation log", |stop| oplog_writer.run(log_store, stop)));
         let recorder = Recorder::new(store.clone(), metrics.clone());
@@ -116,6 +131,8 @@ impl App {
                 spool,
                 storage: storage.clone(),
                 metrics: metrics.clone(),
+                services: services.clone(),
+                tracer: tracer.clone(),
             };
             let (worker, signs) = start_worker(worker_parts, &config).await?;
             parts.push(worker);
@@ -129,6 +146,7 @@ impl App {
                 wake: wake.clone(),
                 watch,
                 metrics: metrics.clone(),
+                tracer: tracer.clone(),
             };
             let cleaner = Cleaner::new(cleaner_parts, &config);
             parts.push(part("cleaner", |stop| cleaner.run(stop)));
@@ -156,11 +174,16 @@ impl App {
             pulse,
             metrics,
             census,
+            services,
+            tracer,
             stopping: stopping.clone(),
         });
         // Started last and stopped after the worker: while running calls end, probes are told that
         // the service stops, and callers that have not heard of it yet are still served.
         parts.insert(server_stops_before, part("http server", |stop| api::serve(listener, state, tls, stop)));
+        if let Some(registration) = registration {
+            parts.push(part("consul", |stop| registration.run(stop)));
+        }
         parts.reverse();
         Ok(App { address, stopping, parts, grace, store })
     }
@@ -181,8 +204,9 @@ impl App {
     /// requests, flush, close.
     pub async fn stop(mut self) {
         self.stopping.cancel();
-        // The worker stops claiming at once, while the cleaner ends its round.
-        for part in self.parts.iter().filter(|part| ["cleaner", "worker"].contains(&part.name)) {
+        // The worker stops claiming at once, while the cleaner ends its round and Consul is told that
+        // nobody needs to come any more.
+        for part in self.parts.iter().filter(|part| ["consul", "cleaner", "worker"].contains(&part.name)) {
             part.stop.cancel();
         }
         let began = clock::tick();

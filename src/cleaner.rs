@@ -20,6 +20,7 @@ use crate::{
     storage::Storage,
     store::{Store, StoreError},
     task::lifecycle::{Applied, Transition},
+    trace::Tracer,
     wake::Wake,
     watch::Watch,
 };
@@ -42,6 +43,8 @@ pub struct Parts {
     pub watch: Watch,
     /// What is counted.
     pub metrics: Metrics,
+    /// What is recorded of it all.
+    pub tracer: Tracer,
 }
 
 /// The cleaner of this process.
@@ -57,12 +60,13 @@ pub struct Cleaner {
     stat_zone: chrono_tz::Tz,
     watch: Watch,
     metrics: Metrics,
+    tracer: Tracer,
 }
 
 impl Cleaner {
     /// Builds it; nothing runs yet.
     pub fn new(parts: Parts, config: &Config) -> Cleaner {
-        let Parts { store, storage, wake, watch, metrics } = parts;
+        let Parts { store, storage, wake, watch, metrics, tracer } = parts;
         Cleaner {
             store,
             storage,
@@ -75,6 +79,7 @@ impl Cleaner {
             stat_zone: config.stat_zone,
             watch,
             metrics,
+            tracer,
         }
     }
 

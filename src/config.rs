@@ -17,6 +17,7 @@ use url::Url;
 use crate::{
     egress::Egress,
     jwt::{KeySet, Rules},
+    model::headers::Headers,
     secrets::Vault,
 };
 
@@ -49,6 +50,10 @@ pub struct Config {
     pub log: Log,
     /// The page of metrics.
     pub metrics: MetricsPage,
+    /// Traces.
+    pub telemetry: Telemetry,
+    /// How this node is found, and how it finds others; `None` = by nobody, and by their addresses.
+    pub consul: Option<Consul>,
 }
 
 /// HTTP server.
@@ -264,6 +269,48 @@ pub enum LogFormat {
     Json,
 }
 
+/// Traces.
+#[derive(Debug, Clone)]
+pub struct Telemetry {
+    /// Where they are sent; `None` = nothing is traced.
+    pub collector: Option<Collector>,
+    /// What this service is called there.
+    pub service_name: String,
+    /// Share of the traces that begin here and are recorded, 0 to 1.
+    pub sample_ratio: f64,
+}
+
+/// Who takes traces, by OTLP over HTTP.
+#[derive(Debug, Clone)]
+pub struct Collector {
+    /// Where they are posted.
+    pub url: Url,
+    /// What goes with them; a key, as a rule.
+    pub headers: Headers,
+}
+
+/// How this node is found, and how it finds others.
+#[derive(Clone)]
+pub struct Consul {
+    /// The agent.
+    pub address: Url,
+    /// What it wants to be shown.
+    pub token: Option<String>,
+    /// What this node is registered as.
+    pub service_name: String,
+    /// Where it is reached; `None` = where it listens.
+    pub service_address: Option<ServiceAddress>,
+}
+
+/// Where a node is reached by others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceAddress {
+    /// A name or an address, without brackets.
+    pub host: String,
+    /// `None` = the port that it listens on.
+    pub port: Option<u16>,
+}
+
 /// A key whose value cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{key}: {message}")]
@@ -315,6 +362,13 @@ impl fmt::Debug for MetricsPage {
     }
 }
 
+impl fmt::Debug for Consul {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = self.address.as_str();
+        f.debug_struct("Consul").field("address", &address).field("service", &self.service_name).finish_non_exhaustive()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -332,6 +386,10 @@ mod tests {
         raw.oss.bucket = "models".into();
         raw.oss.access_key = "geheim".into();
         raw.oss.secret_key = "geheim".into();
+        raw.telemetry.otlp_endpoint = "http://collector:4318".into();
+        raw.consul.address = "http://127.0.0.1:8500".into();
+        raw.consul.token = "geheim".into();
+        raw.telemetry.otlp_headers = "Authorization:Bearer geheim".into();
         let shown = format!("{:?}", check::check(&raw).unwrap());
         assert!(shown.contains("models") && shown.contains("postgres://app:****@db/app"), "{shown}");
         assert!(!shown.contains("geheim") && !shown.contains("BwcH"), "{shown}");

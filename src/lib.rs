@@ -10,7 +10,8 @@
 //!
 //! ```text
 //! cli ─▶ app ─▶ { api, worker, cleaner, vitals }
-//!                  ─▶ { catalog, census, oplog, recorder, store, permits, wake, watch, storage, spool, trips, periodic }
+//!                  ─▶ { catalog, census, oplog, recorder, store, permits, wake, watch, storage, spool, trips, periodic,
+//!                       trace, consul }
 //!                       ─▶ { metrics, series, task, model, caller, token, jwt, stats, config, secrets, egress, clock, faults, breath }
 //! ```
 //!
@@ -26,6 +27,8 @@
 //! * [`spool`] and [`storage`]: results on their way, and where they end up.
 //! * [`metrics`]: what this process counts; [`series`]: the values it adds up minute by minute, which
 //!   [`recorder`] writes; [`vitals`]: whether what it depends on answers.
+//! * [`trace`]: what of a task's life is told to a collector of traces.
+//! * [`consul`]: how this node is found, and how it finds models and the file service.
 //! * [`egress`]: which hosts and addresses models may have.
 //! * [`api`]: the HTTP interface.
 //! * [`faults`]: between which steps tests kill the process; nothing in any other build.
@@ -61,6 +64,7 @@ pub mod worker;
 
 pub mod catalog;
 pub mod census;
+pub mod consul;
 pub mod oplog;
 pub mod periodic;
 pub mod permits;
@@ -68,6 +72,7 @@ pub mod recorder;
 pub mod spool;
 pub mod storage;
 pub mod store;
+pub mod trace;
 mod trips;
 pub mod wake;
 pub mod watch;

@@ -252,8 +252,13 @@ mod tests {
     fn every_end_of_a_task_is_counted_once() {
         let metrics = Metrics::new(10).unwrap();
         let task = sample::running();
-        let waiting =
-            Waiting { key: task.key, lane: task.lane, attempt: Attempt(0), model_name: task.model_name.clone() };
+        let waiting = Waiting {
+            key: task.key,
+            lane: task.lane,
+            attempt: Attempt(0),
+            model_name: task.model_name.clone(),
+            traceparent: String::new(),
+        };
         for transition in [
             lifecycle::failed(&task, "no".into(), None),
             lifecycle::handed_back(&task, None),

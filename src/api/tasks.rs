@@ -17,6 +17,7 @@ use super::{
     envelope::{self, Answer, Envelope, PageOf},
     error::ApiError,
     request::Ask,
+    traced::{CallersSpan, RequestSpan},
     wire::{Id, PageAsk, Time, filter, raw_json},
 };
 use crate::{
@@ -27,7 +28,11 @@ use crate::{
     model::{MAX_NAME, text},
     storage::Storage,
     store::tasks::{Enqueued, PickedUp, TaskFilter},
-    task::{CallerHeaders, Task, TaskId, TaskKey, lifecycle::State as TaskState, submission::Submission},
+    task::{
+        CallerHeaders, Task, TaskId, TaskKey, TenantId, lifecycle::State as TaskState, submission::Submission,
+        trace::TraceContext,
+    },
+    trace::steps,
     wake::WakeUp,
 };
 
@@ -213,7 +218,29 @@ pub(crate) async fn create_task(
     Acting(caller): Acting,
     notes: Notes,
     headers: HeaderMap,
+    callers_span: CallersSpan,
     Ask(ask): Ask<CreateTask>,
+) -> Answer<CreatedTask> {
+    let id = clock::task_id();
+    // A trace that begins here is named like the task.
+    let mut request = RequestSpan::begin(&api.tracer, "POST /task/createTask", callers_span, || id.0.as_u128());
+    let key = TaskKey { tenant: caller.tenant, id };
+    steps::message(&mut request.span, "send", "createTask", &ask.model_name, key);
+    steps::describe(&mut request.span, key, &ask.model_name);
+    let answer = enqueue(&api, id, &caller, &notes, &headers, ask, request.context).await;
+    request.end(&answer);
+    answer
+}
+
+/// Checks what was sent and puts it in the queue.
+async fn enqueue(
+    api: &ApiState,
+    id: TaskId,
+    caller: &Caller,
+    notes: &Notes,
+    headers: &HeaderMap,
+    ask: CreateTask,
+    trace: Option<TraceContext>,
 ) -> Answer<CreatedTask> {
     let name = text("modelName", &ask.model_name, 1, MAX_NAME)?;
     notes.model(&name);
@@ -225,12 +252,12 @@ pub(crate) async fn create_task(
         biz_name: ask.biz_name.as_deref().unwrap_or_default(),
         input_ref: ask.input_ref.as_deref().unwrap_or_default(),
         request_payload: ask.request_payload,
-        caller_headers: kept_headers(&api.config, &caller, &headers)?,
-        traceparent: headers.get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or_default(),
+        caller_headers: kept_headers(&api.config, caller, headers)?,
+        trace,
     };
-    let task = submission.check(clock::task_id(), &caller, &model)?;
+    let task = submission.check(id, caller, &model)?;
     notes.biz(&task.biz_name);
-    let (id, lane) = (task.key.id, task.lane);
+    let lane = task.lane;
     faults::pass(Point::BeforeEnqueue);
     match api.store.enqueue(task).await? {
         Enqueued::Accepted => {
@@ -279,7 +306,21 @@ pub(crate) async fn get_task_result(
 pub(crate) async fn get_task_batch(
     State(api): State<ApiState>,
     Acting(caller): Acting,
-    Ask(GetTaskBatch { task_ids }): Ask<GetTaskBatch>,
+    callers_span: CallersSpan,
+    Ask(ask): Ask<GetTaskBatch>,
+) -> Answer<Batch> {
+    let mut request = RequestSpan::begin(&api.tracer, "POST /task/getTaskBatch", callers_span, clock::trace_id);
+    let answer = pick_up(&api, caller.tenant, ask, &mut request).await;
+    request.end(&answer);
+    answer
+}
+
+/// Hands results out. Asking for what was handed out before, or is not ready, begins no trace.
+async fn pick_up(
+    api: &ApiState,
+    tenant: TenantId,
+    GetTaskBatch { task_ids }: GetTaskBatch,
+    request: &mut RequestSpan,
 ) -> Answer<Batch> {
     if !(1..=MAX_BATCH).contains(&task_ids.len()) {
         return Err(ApiError::validation("taskIds", &format!("must have 1 to {MAX_BATCH} ids")));
@@ -287,10 +328,19 @@ pub(crate) async fn get_task_batch(
     let ids: HashSet<TaskId> = task_ids.iter().filter_map(|id| id.parse().ok()).collect();
     let ids: Vec<TaskId> = ids.into_iter().collect();
     let mut found = HashMap::with_capacity(ids.len());
-    let picked_up = api.store.pick_up(caller.tenant, &ids).await?;
-    api.metrics.picked_up(picked_up.iter().filter(|task| task.state == TaskState::Succeeded).count());
-    for task in picked_up {
+    let mut handed_out = 0;
+    for task in api.store.pick_up(tenant, &ids).await? {
+        if task.state == TaskState::Succeeded {
+            handed_out += 1;
+            let key = TaskKey { tenant, id: task.id };
+            api.tracer.picked_up(key, &task.traceparent, &mut request.span);
+        }
         found.insert(task.id, ResultView::of(task, &api.storage).await);
+    }
+    api.metrics.picked_up(handed_out);
+    request.span.set("messaging.batch.message_count", handed_out as i64);
+    if handed_out == 0 && !request.continues {
+        std::mem::take(&mut request.span).forget();
     }
     faults::pass_if(!found.is_empty(), Point::AfterPickUp);
     envelope::ok(Batch::in_order(task_ids, &found))

@@ -1,10 +1,12 @@
 //! From the configuration as written to the configuration as used: every value is parsed and held
 //! against what is accepted, and an error names key, value and what is accepted.
 
+mod consul;
 mod egress;
 mod jwt;
 mod oss;
 mod server;
+mod telemetry;
 
 use std::{
     net::SocketAddr,
@@ -48,7 +50,8 @@ pub fn check(raw: &RawConfig) -> Result<Config, ConfigError> {
     let auth = auth(&raw.auth, server.address)?;
     let worker = worker(&raw.worker)?;
     let vault = vault(&raw.secrets)?;
-    let oss = oss::check(&raw.oss, &vault)?;
+    let consul = consul::check(&raw.consul)?;
+    let oss = oss::check(&raw.oss, &vault, consul.is_some())?;
     folders_apart(&worker, &oss)?;
     let database = database(&raw.database)?;
     Ok(Config {
@@ -65,6 +68,8 @@ pub fn check(raw: &RawConfig) -> Result<Config, ConfigError> {
         stat_zone: zone(&raw.stat.timezone)?,
         log: log(&raw.log)?,
         metrics: metrics(&raw.metrics)?,
+        telemetry: telemetry::check(&raw.telemetry)?,
+        consul,
     })
 }
 

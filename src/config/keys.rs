@@ -9,7 +9,7 @@ use super::{ConfigError, raw::RawConfig};
 const MASK: &str = "****";
 
 /// Values that are never shown.
-const SECRET: [&str; 7] = [
+const SECRET: [&str; 9] = [
     "auth.gatewaySecret",
     "auth.jwt.secret",
     "metrics.token",
@@ -17,11 +17,22 @@ const SECRET: [&str; 7] = [
     "secrets.previousKeys",
     "oss.accessKey",
     "oss.secretKey",
+    "telemetry.otlpHeaders",
+    "consul.token",
 ];
 
 /// Values that are shown without the password they may carry.
-const URLS: [&str; 7] =
-    ["auth.jwt.jwksUrl", "database.url", "redis.url", "server.publicUrl", "oss.url", "oss.endpoint", "oss.publicUrl"];
+const URLS: [&str; 9] = [
+    "auth.jwt.jwksUrl",
+    "database.url",
+    "redis.url",
+    "server.publicUrl",
+    "oss.url",
+    "oss.endpoint",
+    "oss.publicUrl",
+    "telemetry.otlpEndpoint",
+    "consul.address",
+];
 
 /// Most characters of a value that are shown.
 const MAX_SHOWN: usize = 120;

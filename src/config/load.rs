@@ -145,6 +145,7 @@ fn content_of(name: &str, path: &str) -> Result<String, ConfigError> {
 /// refused with the file's mistakes.
 fn of_the_type(default: &Value, text: String) -> config::Value {
     match default {
+        Value::Number(share) if share.is_f64() => text.trim().parse::<f64>().map_or_else(|_| text.into(), Into::into),
         Value::Number(_) => text.trim().parse::<i64>().map_or_else(|_| text.into(), Into::into),
         Value::Bool(_) => text.trim().to_lowercase().parse::<bool>().map_or_else(|_| text.into(), Into::into),
         _ => text.into(),

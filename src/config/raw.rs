@@ -36,6 +36,10 @@ pub struct RawConfig {
     pub log: RawLog,
     /// The page of metrics.
     pub metrics: RawMetrics,
+    /// Traces.
+    pub telemetry: RawTelemetry,
+    /// How this node is found, and how it finds others.
+    pub consul: RawConsul,
 }
 
 /// `server`
@@ -219,7 +223,8 @@ pub struct RawOss {
     pub kind: String,
     /// Kind `fs`: the folder; several nodes share it. Default `data/oss`.
     pub path: String,
-    /// Kind `http`: where files are posted, an absolute http(s) URL. Required there.
+    /// Kind `http`: where files are posted, an absolute http(s) URL, or `consul://service/path` (with
+    /// TLS `consul+https://`). Required there.
     pub url: String,
     /// Kind `http`: JSON pointer to the file's URL in the answer, such as `/data/link`. Default
     /// empty: the usual places.
@@ -279,6 +284,38 @@ pub struct RawMetrics {
     /// Lanes (a tenant's queue for a model) that `/metrics` shows by name, the longest first; the rest is
     /// one. 0 to 1000. Default 50.
     pub top_lanes: i64,
+}
+
+/// `telemetry`
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RawTelemetry {
+    /// Where traces are sent by OTLP over HTTP (protobuf): the base URL of a collector, such as
+    /// `http://jaeger:4318`, or its URL that ends in `/v1/traces`. Default empty: nothing is traced.
+    pub otlp_endpoint: String,
+    /// Headers that the collector wants: `Key:Value,Key2:Value2`. Default empty.
+    pub otlp_headers: String,
+    /// What this service is called there. Default `model-asynch`.
+    pub service_name: String,
+    /// Share of the traces that are recorded, 0.0 to 1.0; a caller that sends a `traceparent` decides
+    /// for itself. Default 1.0.
+    pub sample_ratio: f64,
+}
+
+/// `consul`
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RawConsul {
+    /// The Consul agent: `http://127.0.0.1:8500`, as a rule on this machine. Default empty: there is
+    /// none.
+    pub address: String,
+    /// Token for it. Default empty.
+    pub token: String,
+    /// What this node is registered as, 1 to 64 letters, digits and hyphens. Default `model-asynch`.
+    pub service_name: String,
+    /// Where callers, and the agent's check, reach this node: a host, or `host:port`. Default empty:
+    /// `server.address`, or the agent's own host where that is every address of this machine.
+    pub service_address: String,
 }
 
 impl Default for RawServer {
@@ -406,5 +443,27 @@ impl Default for RawLog {
 impl Default for RawMetrics {
     fn default() -> RawMetrics {
         RawMetrics { token: String::new(), top_lanes: 50 }
+    }
+}
+
+impl Default for RawTelemetry {
+    fn default() -> RawTelemetry {
+        RawTelemetry {
+            otlp_endpoint: String::new(),
+            otlp_headers: String::new(),
+            service_name: "model-asynch".into(),
+            sample_ratio: 1.0,
+        }
+    }
+}
+
+impl Default for RawConsul {
+    fn default() -> RawConsul {
+        RawConsul {
+            address: String::new(),
+            token: String::new(),
+            service_name: "model-asynch".into(),
+            service_address: String::new(),
+        }
     }
 }

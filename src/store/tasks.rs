@@ -45,7 +45,8 @@ pub const UPLOAD_DEADLINE_SECONDS: i64 = 370 * 86_400;
 pub const AUTO_CLEAN_SECONDS: i64 = 86_400;
 
 const HELD_BY: &str = "\
-    SELECT tenant_id, task_id, model_id, attempt, owner, lost_attempts, phase, creator, model_name FROM asynch_task \
+    SELECT tenant_id, task_id, model_id, attempt, owner, lost_attempts, phase, creator, model_name, traceparent, \
+     started_at FROM asynch_task \
     WHERE state = 1 AND owner = $1";
 
 /// What became of a new task.
@@ -130,6 +131,8 @@ pub struct PickedUp {
     pub file_size: i64,
     /// See [`Task::error_msg`].
     pub error_msg: String,
+    /// See [`Running::traceparent`].
+    pub traceparent: String,
 }
 
 /// What listTask filters by; all given must hold.

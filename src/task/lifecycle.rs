@@ -404,6 +404,8 @@ mod tests {
             phase: Phase::Model,
             creator: "ann".into(),
             model_name: "tts".into(),
+            traceparent: String::new(),
+            started_at: None,
         }
     }
 
@@ -419,7 +421,8 @@ mod tests {
     #[test]
     fn every_arrow_leads_where_the_picture_says() {
         let task = running(Phase::Model);
-        let waiting = Waiting { key: KEY, lane: LANE, attempt: Attempt(4), model_name: "tts".into() };
+        let waiting =
+            Waiting { key: KEY, lane: LANE, attempt: Attempt(4), model_name: "tts".into(), traceparent: String::new() };
         let slot = Slot { delay: Duration::from_secs(2), place: Place::Tail };
         let arrows = [
             ("parked", parked(&task, "f".into(), None, None)),

@@ -33,4 +33,5 @@ mod storage;
 mod store;
 mod support;
 mod tidy;
+mod traces;
 mod wake;

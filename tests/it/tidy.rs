@@ -60,6 +60,7 @@ fn each_outside_library_has_one_home() {
         name.starts_with("src/permits") || name.starts_with("src/wake") || name.starts_with("src/watch")
     });
     only_in(&["axum::", "use axum"], |name| name.starts_with("src/api") || name == "src/cli/demo/language_model.rs");
+    only_in(&["opentelemetry_proto::", "prost::"], |name| name.starts_with("src/trace"));
     only_in(&["object_store::", "use object_store"], |name| name == "src/storage/s3.rs");
     only_in(&["tokio::spawn"], |name| name == "src/app.rs");
     only_in(&["Utc::now", "Instant::now()", "Uuid::new_v4", "Uuid::now_v7", "fastrand"], |name| {
@@ -80,7 +81,7 @@ fn arrows_point_down() {
         &["api", "worker", "cleaner", "vitals"],
         &[
             "catalog", "census", "oplog", "recorder", "store", "permits", "wake", "storage", "spool", "trips",
-            "periodic", "watch",
+            "periodic", "watch", "trace", "consul",
         ],
         &[
             "metrics", "series", "task", "model", "caller", "token", "jwt", "stats", "config", "secrets", "egress",

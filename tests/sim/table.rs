@@ -151,6 +151,7 @@ impl Row {
             traceparent: String::new(),
             created_at: stamp(self.created_at),
             enqueue_at: stamp(self.enqueue_at),
+            started_at: None,
         }
     }
 
@@ -164,11 +165,19 @@ impl Row {
             phase: self.phase,
             creator: self.creator.clone(),
             model_name: self.model_name.clone(),
+            traceparent: String::new(),
+            started_at: None,
         }
     }
 
     fn waiting(&self) -> Waiting {
-        Waiting { key: self.key, lane: self.lane, attempt: self.attempt, model_name: self.model_name.clone() }
+        Waiting {
+            key: self.key,
+            lane: self.lane,
+            attempt: self.attempt,
+            model_name: self.model_name.clone(),
+            traceparent: String::new(),
+        }
     }
 }
 

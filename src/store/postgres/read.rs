@@ -48,7 +48,8 @@ const LANES: &str = concat!(lanes!(), " SELECT tenant_id, model_id FROM lanes");
 
 /// All that run are looked at, in the one index of running tasks: there are only as many as calls.
 const ABANDONED: &str = "
-    SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.owner, t.lost_attempts, t.phase, t.creator, t.model_name
+    SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.owner, t.lost_attempts, t.phase, t.creator, t.model_name,
+           t.traceparent, t.started_at
     FROM asynch_task t
     WHERE t.state = 1 AND (t.deadline_at < now() - $1 * interval '1 second'
                            OR t.owner NOT IN (SELECT n.node FROM asynch_node n))
@@ -59,7 +60,7 @@ const ABANDONED: &str = "
 const QUEUED_LONGER_THAN: &str = concat!(
     lanes!(),
     " SELECT w.* FROM lanes l CROSS JOIN LATERAL (
-        SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.model_name FROM asynch_task t
+        SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.model_name, t.traceparent FROM asynch_task t
         WHERE t.tenant_id = l.tenant_id AND t.model_id = l.model_id AND t.state = 0 AND t.due_at IS NULL
           AND t.enqueue_at < now() - $1 * interval '1 microsecond'
           AND t.updated_at < now() - $1 * interval '1 microsecond'
@@ -71,10 +72,12 @@ const QUEUED_LONGER_THAN: &str = concat!(
 const QUEUED_FOR_DELETED_MODELS: &str = "
     SELECT w.* FROM asynch_models m JOIN asynch_lane_in i ON i.model_id = m.id
     CROSS JOIN LATERAL (
-        (SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.model_name FROM asynch_task t
+        (SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.model_name, t.traceparent
+         FROM asynch_task t
          WHERE t.tenant_id = i.tenant_id AND t.model_id = i.model_id AND t.state = 0 AND t.due_at IS NULL LIMIT $1)
         UNION ALL
-        (SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.model_name FROM asynch_task t
+        (SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.model_name, t.traceparent
+         FROM asynch_task t
          WHERE t.tenant_id = i.tenant_id AND t.model_id = i.model_id AND t.state = 0 AND t.due_at IS NOT NULL LIMIT $1)
     ) w
     WHERE m.deleted_at IS NOT NULL

@@ -51,7 +51,8 @@ const LANES: &str = concat!(lanes!(), " SELECT tenant_id, model_id FROM lanes");
 /// Deadlines are no reason: they are on this process's own wall clock, which may jump, and it is this
 /// process that keeps them.
 const ABANDONED: &str = "
-    SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.owner, t.lost_attempts, t.phase, t.creator, t.model_name
+    SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.owner, t.lost_attempts, t.phase, t.creator, t.model_name,
+           t.traceparent, t.started_at
     FROM asynch_task t
     WHERE t.state = 1 AND t.owner NOT IN (SELECT node FROM asynch_node)
     LIMIT $1";
@@ -60,7 +61,7 @@ const ABANDONED: &str = "
 /// a queued row.
 const QUEUED_LONGER_THAN: &str = concat!(
     lanes!(),
-    " SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.model_name
+    " SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.model_name, t.traceparent
       FROM lanes l CROSS JOIN asynch_task t
       WHERE t.tenant_id = l.tenant_id AND t.model_id = l.model_id AND t.state = 0 AND t.due_at IS NULL
         AND t.enqueue_at < $1 AND t.updated_at < $1
@@ -69,12 +70,12 @@ const QUEUED_LONGER_THAN: &str = concat!(
 
 /// Two halves, one for each partial index of queued tasks.
 const QUEUED_FOR_DELETED_MODELS: &str = "
-    SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.model_name
+    SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.model_name, t.traceparent
     FROM asynch_models m CROSS JOIN asynch_lane_in i CROSS JOIN asynch_task t
     WHERE m.deleted_at IS NOT NULL AND i.model_id = m.id
       AND t.tenant_id = i.tenant_id AND t.model_id = i.model_id AND t.state = 0 AND t.due_at IS NULL
     UNION ALL
-    SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.model_name
+    SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.model_name, t.traceparent
     FROM asynch_models m CROSS JOIN asynch_lane_in i CROSS JOIN asynch_task t
     WHERE m.deleted_at IS NOT NULL AND i.model_id = m.id
       AND t.tenant_id = i.tenant_id AND t.model_id = i.model_id AND t.state = 0 AND t.due_at IS NOT NULL
