@@ -13,6 +13,7 @@ mod error;
 mod exchange;
 mod files;
 mod health;
+mod maintenance;
 mod model_fields;
 mod models;
 mod openapi;
@@ -23,6 +24,7 @@ mod request;
 mod server;
 mod stats;
 mod tasks;
+mod tenants;
 mod wire;
 
 use std::{ops::Deref, sync::Arc};
@@ -42,8 +44,8 @@ pub use self::{
 };
 use self::{error::ApiError, rate::Rate, reception::Desk};
 use crate::{
-    caller::Scope, catalog::Catalog, config::Config, egress::Egress, oplog::OpLogger, permits::Permits,
-    storage::Storage, store::Store, wake::Wake, worker::Pulse,
+    caller::Scope, catalog::Catalog, config::Config, egress::Egress, maintenance::Bell, oplog::OpLogger,
+    permits::Permits, storage::Storage, store::Store, tenants::Tenants, wake::Wake, worker::Pulse,
 };
 
 /// What handlers need. One pointer, because every request clones it several times.
@@ -70,6 +72,10 @@ pub struct Parts {
     pub permits: Permits,
     /// The operation log.
     pub oplog: OpLogger,
+    /// What tenants may use up.
+    pub tenants: Tenants,
+    /// Has this node look at once whether a job was asked for.
+    pub bell: Bell,
     /// Whether this node's worker is deaf; `None` where it has none.
     pub pulse: Option<Pulse>,
     /// Set when the service begins to stop: not ready any more.
@@ -112,7 +118,7 @@ enum Access {
 /// Every route, by who calls it, with what it takes to call it.
 fn routes() -> Vec<Route> {
     use Access::{Known, Logged, Open};
-    use Scope::{ModelWrite, StatRead, TaskRead, TaskWrite};
+    use Scope::{Admin, ModelWrite, StatRead, TaskRead, TaskWrite};
     const GET: MethodFilter = MethodFilter::GET;
     const POST: MethodFilter = MethodFilter::POST;
     const PUT: MethodFilter = MethodFilter::PUT;
@@ -132,6 +138,13 @@ fn routes() -> Vec<Route> {
         route(POST, "/model/listModel", Known(ModelWrite), models::list_model),
         route(POST, "/stat/listModelStat", Known(StatRead), stats::list_model_stat),
         route(POST, "/opLog/listOpLog", Known(StatRead), oplog::list_op_log),
+        // Whoever runs the service: what tenants may use up, and the jobs that keep it tidy.
+        route(POST, "/tenant/updateTenant", Logged(Admin), tenants::update_tenant),
+        route(GET, "/tenant/getTenant", Known(StatRead), tenants::get_tenant),
+        route(POST, "/tenant/listTenant", Known(StatRead), tenants::list_tenant),
+        route(POST, "/maintenance/listJob", Known(StatRead), maintenance::list_job),
+        route(POST, "/maintenance/runJob", Logged(Admin), maintenance::run_job),
+        route(POST, "/maintenance/listRun", Known(StatRead), maintenance::list_run),
         // Whoever was given the URL of a result.
         route(GET, "/file/{*key}", Open, files::file),
         // Probes and tools.
@@ -143,10 +156,9 @@ fn routes() -> Vec<Route> {
 
 /// Every route, with what stands in front of it.
 pub fn router(state: ApiState) -> Router {
-    let rate = state.config.limits.requests_per_second.map(|requests| Arc::new(Rate::per_second(requests)));
-    let table = routes()
-        .into_iter()
-        .fold(Router::new(), |table, route| table.route(route.path, route.received(&state, rate.as_ref())));
+    let rate = Arc::new(Rate::new(state.tenants.clone()));
+    let table =
+        routes().into_iter().fold(Router::new(), |table, route| table.route(route.path, route.received(&state, &rate)));
     finished(table).with_state(state)
 }
 
@@ -189,13 +201,13 @@ impl Route {
     }
 
     /// The handler behind its reception, if it has one.
-    fn received(self, state: &ApiState, rate: Option<&Arc<Rate>>) -> MethodRouter<ApiState> {
+    fn received(self, state: &ApiState, rate: &Arc<Rate>) -> MethodRouter<ApiState> {
         let (scope, log) = match self.access {
             Access::Open => return self.handler,
             Access::Known(scope) => (scope, None),
             Access::Logged(scope) => (scope, Some(state.oplog.clone())),
         };
-        let desk = Arc::new(Desk::new(state, scope, rate.cloned(), log));
+        let desk = Arc::new(Desk::new(state, scope, Some(Arc::clone(rate)), log));
         self.handler.route_layer(from_fn_with_state(desk, reception::receive))
     }
 }

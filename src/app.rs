@@ -15,11 +15,13 @@ use crate::{
     cleaner::Cleaner,
     clock,
     config::Config,
+    maintenance::Maintenance,
     oplog,
     permits::{self, Permits},
     spool::Spool,
     storage::Storage,
     store::Store,
+    tenants::Tenants,
     wake::Wake,
     watch::{Board, Watch},
     worker::{self, Pulse, Worker},
@@ -115,6 +117,14 @@ impl App {
             let cleaner = Cleaner::new(store.clone(), storage.clone(), wake.clone(), watch, &config);
             parts.push(part("cleaner", |stop| cleaner.run(stop)));
         }
+        let tenants = Tenants::load(store.clone(), config.plans.clone()).await?;
+        let tenants_kept = tenants.clone();
+        parts.push(part("tenants", |stop| tenants_kept.run(stop)));
+        let maintenance = Maintenance::new(store.clone(), storage.clone(), &config, config.server.address.to_string());
+        let bell = maintenance.bell();
+        if config.maintenance.enabled {
+            parts.push(part("maintenance", |stop| maintenance.run(stop)));
+        }
         let grace = config.server.shutdown_grace;
         let egress = config.egress.clone();
         let state = ApiState::from(api::Parts {
@@ -127,6 +137,8 @@ impl App {
             egress,
             permits,
             oplog,
+            tenants,
+            bell,
             pulse,
             stopping: stopping.clone(),
         });
@@ -153,8 +165,8 @@ impl App {
     /// requests, flush, close.
     pub async fn stop(mut self) {
         self.stopping.cancel();
-        // The worker stops claiming at once, while the cleaner ends its round.
-        for part in self.parts.iter().filter(|part| ["cleaner", "worker"].contains(&part.name)) {
+        // The worker stops claiming at once, while the cleaner and what maintains end their rounds.
+        for part in self.parts.iter().filter(|part| ["cleaner", "maintenance", "worker"].contains(&part.name)) {
             part.stop.cancel();
         }
         let began = clock::tick();

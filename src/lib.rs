@@ -9,13 +9,14 @@
 //! Arrows point down only:
 //!
 //! ```text
-//! cli ─▶ app ─▶ { api, worker, cleaner }
-//!                  ─▶ { catalog, oplog, store, permits, wake, watch, storage, spool, trips, periodic, turn }
-//!                       ─▶ { task, model, caller, token, jwt, stats, config, secrets, egress, clock, faults, breath }
+//! cli ─▶ app ─▶ { api, worker, cleaner, maintenance }
+//!                  ─▶ { catalog, oplog, store, permits, wake, watch, storage, spool, tenants, trips, periodic, turn }
+//!                       ─▶ { task, model, caller, tenant, job, token, jwt, stats, config, secrets, egress, clock, faults, breath }
 //! ```
 //!
 //! * [`task`]: what a task is; `task::lifecycle` says which state follows which, and nobody else.
 //! * [`store`]: the durable memory, on Postgres or SQLite, with group commit.
+//! * [`tenants`]: what each tenant may use up.
 //! * [`permits`] and [`wake`]: how many calls may run, and who tells workers of work; over Redis,
 //!   or in this process.
 //! * [`watch`]: who may declare nodes dead, and whether a lost database is lost to everybody.
@@ -23,6 +24,7 @@
 //! * [`worker`]: lanes → permits → claim → call → park → upload → finish. Its files are the numbered
 //!   steps of a task's life.
 //! * [`cleaner`]: due retries, dead workers' tasks, what waited too long, what is past its time.
+//! * [`maintenance`]: jobs on a schedule, above all what deletes old rows.
 //! * [`spool`] and [`storage`]: results on their way, and where they end up.
 //! * [`egress`]: which hosts and addresses models may have.
 //! * [`api`]: the HTTP interface.
@@ -54,6 +56,7 @@ pub mod app;
 
 pub mod api;
 pub mod cleaner;
+pub mod maintenance;
 pub mod worker;
 
 pub mod catalog;
@@ -63,6 +66,7 @@ pub mod permits;
 pub mod spool;
 pub mod storage;
 pub mod store;
+pub mod tenants;
 mod trips;
 pub mod turn;
 pub mod wake;
@@ -74,9 +78,11 @@ pub mod clock;
 pub mod config;
 pub mod egress;
 pub mod faults;
+pub mod job;
 pub mod jwt;
 pub mod model;
 pub mod secrets;
 pub mod stats;
 pub mod task;
+pub mod tenant;
 pub mod token;

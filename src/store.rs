@@ -9,12 +9,15 @@
 //! `on_each!`; what must be worded differently is in `postgres` and `sqlite`, under the same names.
 
 pub mod bench;
+pub mod jobs;
 pub mod models;
 pub mod nodes;
 pub mod oplog;
+pub mod retention;
 pub mod secrets;
 pub mod stats;
 pub mod tasks;
+pub mod tenants;
 pub mod tokens;
 pub mod turns;
 

@@ -77,11 +77,14 @@ fn arrows_point_down() {
     let layers: [&[&str]; 5] = [
         &["cli", "logging"],
         &["app"],
-        &["api", "worker", "cleaner"],
-        &["catalog", "oplog", "store", "permits", "wake", "storage", "spool", "trips", "periodic", "watch", "turn"],
+        &["api", "worker", "cleaner", "maintenance"],
+        &[
+            "catalog", "oplog", "store", "permits", "wake", "storage", "spool", "trips", "periodic", "watch", "turn",
+            "tenants",
+        ],
         &[
             "task", "model", "caller", "token", "jwt", "stats", "config", "secrets", "egress", "clock", "faults",
-            "breath",
+            "breath", "job", "tenant",
         ],
     ];
     let layer = |module: &str| layers.iter().position(|layer| layer.contains(&module));
