@@ -64,7 +64,7 @@ backend_test!(settings_come_from_the_tenant_its_plan_or_what_holds_for_all, asyn
     assert!(refused.body["message"].as_str().unwrap().contains("gold"), "{}", refused.body);
     app.api.post("/tenant/updateTenant", &json!({ "opLogDays": 0.5 })).await.refused(400, 51, "validation");
     let logged = eventually("the operation log", async || {
-        let rows = app.api.post("/opLog/listOpLog", &json!({ "tenantId": 7, "opType": "updateTenant" })).await.data();
+        let rows = app.api.post("/opLog/listOpLog", &json!({ "tenantId": 7, "opType": "updateTenant", "success": 1 })).await.data();
         if rows["total"] == 2 { Ok(rows["list"][0].clone()) } else { Err(rows.to_string()) }
     })
     .await;
