@@ -84,6 +84,7 @@ impl App {
         let gate = Gate::open(&config.auth, &store).map_err(anyhow::Error::msg).context("auth")?;
         let (oplog, oplog_writer) = oplog::channel();
         let catalog = Catalog::new(store.clone());
+        let tenants = Tenants::load(store.clone(), config.plans.clone()).await?;
         let stopping = CancellationToken::new();
 
         // The last to stop come first; reversed below.
@@ -94,6 +95,8 @@ impl App {
         parts.push(part("permits", |stop| async move { permits_kept.run(stop).await }));
         let callers = gate.clone();
         parts.push(part("identity provider", |stop| callers.run(stop)));
+        let tenants_read = tenants.clone();
+        parts.push(part("tenants", |stop| tenants_read.run(stop)));
         let bus = wake.clone();
         parts.push(part("wake-ups", |stop| async move { bus.run(stop).await }));
         let server_stops_before = parts.len();
@@ -103,6 +106,7 @@ impl App {
                 store: store.clone(),
                 catalog: catalog.clone(),
                 permits: permits.clone(),
+                tenants: tenants.clone(),
                 wake: wake.clone(),
                 board: board.clone(),
                 spool,
@@ -117,9 +121,6 @@ impl App {
             let cleaner = Cleaner::new(store.clone(), storage.clone(), wake.clone(), watch, &config);
             parts.push(part("cleaner", |stop| cleaner.run(stop)));
         }
-        let tenants = Tenants::load(store.clone(), config.plans.clone()).await?;
-        let tenants_kept = tenants.clone();
-        parts.push(part("tenants", |stop| tenants_kept.run(stop)));
         let maintenance = Maintenance::new(store.clone(), storage.clone(), &config, config.server.address.to_string());
         let bell = maintenance.bell();
         if config.maintenance.enabled {
