@@ -13,6 +13,7 @@ mod error;
 mod exchange;
 mod files;
 mod health;
+mod maintenance;
 mod metrics;
 mod model_fields;
 mod models;
@@ -25,6 +26,7 @@ mod series;
 mod server;
 mod stats;
 mod tasks;
+mod tenants;
 mod traced;
 mod wire;
 
@@ -45,9 +47,9 @@ pub use self::{
 };
 use self::{error::ApiError, rate::Rate, reception::Desk};
 use crate::{
-    caller::Scope, catalog::Catalog, config::Config, consul::Services, egress::Egress, metrics::Metrics,
-    oplog::OpLogger, permits::Permits, storage::Storage, store::Store, trace::Tracer, vitals::Latest, wake::Wake,
-    worker::Pulse,
+    caller::Scope, catalog::Catalog, config::Config, consul::Services, egress::Egress, maintenance::Bell,
+    metrics::Metrics, oplog::OpLogger, permits::Permits, storage::Storage, store::Store, tenants::Tenants,
+    trace::Tracer, vitals::Latest, wake::Wake, worker::Pulse,
 };
 
 /// What handlers need. One pointer, because every request clones it several times.
@@ -74,6 +76,10 @@ pub struct Parts {
     pub permits: Permits,
     /// The operation log.
     pub oplog: OpLogger,
+    /// What tenants may use up.
+    pub tenants: Tenants,
+    /// Has this node look at once whether a job was asked for.
+    pub bell: Bell,
     /// Whether this node's worker is deaf; `None` where it has none.
     pub pulse: Option<Pulse>,
     /// What is counted.
@@ -124,7 +130,7 @@ enum Access {
 /// Every route, by who calls it, with what it takes to call it.
 fn routes() -> Vec<Route> {
     use Access::{Known, Logged, Open};
-    use Scope::{ModelWrite, StatRead, TaskRead, TaskWrite};
+    use Scope::{Admin, ModelWrite, StatRead, TaskRead, TaskWrite};
     const GET: MethodFilter = MethodFilter::GET;
     const POST: MethodFilter = MethodFilter::POST;
     const PUT: MethodFilter = MethodFilter::PUT;
@@ -145,6 +151,13 @@ fn routes() -> Vec<Route> {
         route(POST, "/stat/listModelStat", Known(StatRead), stats::list_model_stat),
         route(POST, "/stat/listSeries", Known(StatRead), series::list_series),
         route(POST, "/opLog/listOpLog", Known(StatRead), oplog::list_op_log),
+        // Whoever runs the service: what tenants may use up, and the jobs that keep it tidy.
+        route(POST, "/tenant/updateTenant", Logged(Admin), tenants::update_tenant),
+        route(GET, "/tenant/getTenant", Known(StatRead), tenants::get_tenant),
+        route(POST, "/tenant/listTenant", Known(StatRead), tenants::list_tenant),
+        route(POST, "/maintenance/listJob", Known(StatRead), maintenance::list_job),
+        route(POST, "/maintenance/runJob", Logged(Admin), maintenance::run_job),
+        route(POST, "/maintenance/listRun", Known(StatRead), maintenance::list_run),
         // Whoever was given the URL of a result.
         route(GET, "/file/{*key}", Open, files::file),
         // Probes and tools.
@@ -157,10 +170,9 @@ fn routes() -> Vec<Route> {
 
 /// Every route, with what stands in front of it.
 pub fn router(state: ApiState) -> Router {
-    let rate = state.config.limits.requests_per_second.map(|requests| Arc::new(Rate::per_second(requests)));
-    let table = routes()
-        .into_iter()
-        .fold(Router::new(), |table, route| table.route(route.path, route.received(&state, rate.as_ref())));
+    let rate = Arc::new(Rate::new(state.tenants.clone()));
+    let table =
+        routes().into_iter().fold(Router::new(), |table, route| table.route(route.path, route.received(&state, &rate)));
     finished(table, state.metrics.clone()).with_state(state)
 }
 
@@ -203,13 +215,13 @@ impl Route {
     }
 
     /// The handler behind its reception, if it has one.
-    fn received(self, state: &ApiState, rate: Option<&Arc<Rate>>) -> MethodRouter<ApiState> {
+    fn received(self, state: &ApiState, rate: &Arc<Rate>) -> MethodRouter<ApiState> {
         let (scope, log) = match self.access {
             Access::Open => return self.handler,
             Access::Known(scope) => (scope, None),
             Access::Logged(scope) => (scope, Some(state.oplog.clone())),
         };
-        let desk = Arc::new(Desk::new(state, scope, rate.cloned(), log));
+        let desk = Arc::new(Desk::new(state, scope, Some(Arc::clone(rate)), log));
         self.handler.route_layer(from_fn_with_state(desk, reception::receive))
     }
 }

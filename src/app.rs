@@ -17,6 +17,7 @@ use crate::{
     clock,
     config::Config,
     consul::{Registration, Services},
+    maintenance::Maintenance,
     metrics::Metrics,
     oplog,
     permits::{self, Permits},
@@ -24,6 +25,7 @@ use crate::{
     spool::Spool,
     storage::Storage,
     store::Store,
+    tenants::Tenants,
     trace,
     vitals::{self, Vitals},
     wake::Wake,
@@ -97,6 +99,7 @@ impl App {
         let gate = Gate::open(&config.auth, &store).map_err(anyhow::Error::msg).context("auth")?;
         let (oplog, oplog_writer) = oplog::channel();
         let catalog = Catalog::new(store.clone());
+        let tenants = Tenants::load(store.clone(), config.plans.clone()).await?;
         let stopping = CancellationToken::new();
 
         let (tracer, exporter) = trace::start(&config.telemetry).context("telemetry")?;
@@ -117,6 +120,8 @@ impl App {
         parts.push(part("permits", |stop| async move { permits_kept.run(stop).await }));
         let callers = gate.clone();
         parts.push(part("identity provider", |stop| callers.run(stop)));
+        let tenants_read = tenants.clone();
+        parts.push(part("tenants", |stop| tenants_read.run(stop)));
         let bus = wake.clone();
         parts.push(part("wake-ups", |stop| async move { bus.run(stop).await }));
         let server_stops_before = parts.len();
@@ -126,6 +131,7 @@ impl App {
                 store: store.clone(),
                 catalog: catalog.clone(),
                 permits: permits.clone(),
+                tenants: tenants.clone(),
                 wake: wake.clone(),
                 board: board.clone(),
                 spool,
@@ -159,6 +165,11 @@ impl App {
             metrics: metrics.clone(),
         };
         parts.push(part("vitals", |stop| vitals.run(stop)));
+        let maintenance = Maintenance::new(store.clone(), storage.clone(), &config, config.server.address.to_string());
+        let bell = maintenance.bell();
+        if config.maintenance.enabled {
+            parts.push(part("maintenance", |stop| maintenance.run(stop)));
+        }
         let grace = config.server.shutdown_grace;
         let egress = config.egress.clone();
         let state = ApiState::from(api::Parts {
@@ -171,6 +182,8 @@ impl App {
             egress,
             permits,
             oplog,
+            tenants,
+            bell,
             pulse,
             metrics,
             census,
@@ -204,9 +217,10 @@ impl App {
     /// requests, flush, close.
     pub async fn stop(mut self) {
         self.stopping.cancel();
-        // The worker stops claiming at once, while the cleaner ends its round and Consul is told that
-        // nobody needs to come any more.
-        for part in self.parts.iter().filter(|part| ["consul", "cleaner", "worker"].contains(&part.name)) {
+        // The worker stops claiming at once, while the cleaner and what maintains end their rounds and
+        // Consul is told that nobody needs to come any more.
+        let at_once = ["consul", "cleaner", "maintenance", "worker"];
+        for part in self.parts.iter().filter(|part| at_once.contains(&part.name)) {
             part.stop.cancel();
         }
         let began = clock::tick();

@@ -3,7 +3,7 @@
 //! two cleaners that see the same row do no harm.
 
 mod expire;
-mod purge;
+pub(crate) mod purge;
 mod requeue;
 mod rescue;
 

@@ -16,9 +16,11 @@ use url::Url;
 
 use crate::{
     egress::Egress,
+    job::{Job, schedule::Schedule},
     jwt::{KeySet, Rules},
     model::headers::Headers,
     secrets::Vault,
+    tenant::Plans,
 };
 
 /// Everything the service can be told.
@@ -42,6 +44,10 @@ pub struct Config {
     pub worker: Worker,
     /// Keeping the table tidy.
     pub cleaner: Cleaner,
+    /// Jobs on a schedule.
+    pub maintenance: Maintenance,
+    /// What tenants may use up, and how much of theirs is kept.
+    pub plans: Plans,
     /// Where results are stored.
     pub oss: Oss,
     /// Time zone in which days of the statistics begin.
@@ -185,6 +191,17 @@ pub struct Cleaner {
     pub unclaimed: Duration,
 }
 
+/// Jobs on a schedule.
+#[derive(Debug, Clone)]
+pub struct Maintenance {
+    /// False: another node runs them.
+    pub enabled: bool,
+    /// When the job `retention` runs; `None` = when it is asked for.
+    pub retention: Option<Schedule>,
+    /// Days for which runs are listed; 0 = for ever.
+    pub run_days: i32,
+}
+
 /// Where results are stored, and how hard to try.
 #[derive(Debug, Clone)]
 pub struct Oss {
@@ -319,6 +336,15 @@ pub struct ConfigError {
     pub key: String,
     /// The value (never of a secret), what is wrong, what is accepted.
     pub message: String,
+}
+
+impl Maintenance {
+    /// When that job runs; `None` = when it is asked for.
+    pub fn schedule(&self, job: Job) -> Option<&Schedule> {
+        match job {
+            Job::Retention => self.retention.as_ref(),
+        }
+    }
 }
 
 // What carries a secret shows itself without: a configuration may end up in a log or a panic.

@@ -9,21 +9,25 @@
 //! Arrows point down only:
 //!
 //! ```text
-//! cli ─▶ app ─▶ { api, worker, cleaner, vitals }
-//!                  ─▶ { catalog, census, oplog, recorder, store, permits, wake, watch, storage, spool, trips, periodic,
-//!                       trace, consul }
-//!                       ─▶ { metrics, series, task, model, caller, token, jwt, stats, config, secrets, egress, clock, faults, breath }
+//! cli ─▶ app ─▶ { api, worker, cleaner, maintenance, vitals }
+//!                  ─▶ { catalog, census, tenants, oplog, recorder, store, permits, wake, watch, turn, storage, spool, trips,
+//!                       periodic, trace, consul }
+//!                       ─▶ { metrics, series, task, model, caller, tenant, job, token, jwt, stats, config, secrets, egress,
+//!                            clock, faults, breath }
 //! ```
 //!
 //! * [`task`]: what a task is; `task::lifecycle` says which state follows which, and nobody else.
 //! * [`store`]: the durable memory, on Postgres or SQLite, with group commit.
+//! * [`tenants`]: what each tenant may use up.
 //! * [`permits`] and [`wake`]: how many calls may run, and who tells workers of work; over Redis,
 //!   or in this process.
 //! * [`watch`]: who may declare nodes dead, and whether a lost database is lost to everybody.
 //! * [`census`]: what is queued and what runs, counted for all who ask.
+//! * [`turn`]: periodic duties that one node does at a time.
 //! * [`worker`]: lanes → permits → claim → call → park → upload → finish. Its files are the numbered
 //!   steps of a task's life.
 //! * [`cleaner`]: due retries, dead workers' tasks, what waited too long, what is past its time.
+//! * [`maintenance`]: jobs on a schedule, above all what deletes old rows.
 //! * [`spool`] and [`storage`]: results on their way, and where they end up.
 //! * [`metrics`]: what this process counts; [`series`]: the values it adds up minute by minute, which
 //!   [`recorder`] writes; [`vitals`]: whether what it depends on answers.
@@ -59,6 +63,7 @@ pub mod app;
 
 pub mod api;
 pub mod cleaner;
+pub mod maintenance;
 pub mod vitals;
 pub mod worker;
 
@@ -72,8 +77,10 @@ pub mod recorder;
 pub mod spool;
 pub mod storage;
 pub mod store;
+pub mod tenants;
 pub mod trace;
 mod trips;
+pub mod turn;
 pub mod wake;
 pub mod watch;
 
@@ -83,6 +90,7 @@ pub mod clock;
 pub mod config;
 pub mod egress;
 pub mod faults;
+pub mod job;
 pub mod jwt;
 pub mod metrics;
 pub mod model;
@@ -90,4 +98,5 @@ pub mod secrets;
 pub mod series;
 pub mod stats;
 pub mod task;
+pub mod tenant;
 pub mod token;

@@ -29,6 +29,8 @@ pub struct Ask {
     pub limit: u32,
     /// The shared model's `totalConcurrency`; `None` = no such limit.
     pub total: Option<u32>,
+    /// What the tenant may have running over all models; `None` = no such limit.
+    pub cap: Option<u32>,
     /// Permits wanted, at least 1.
     pub want: u32,
 }

@@ -10,14 +10,18 @@
 
 pub mod bench;
 pub mod census;
+pub mod jobs;
 pub mod models;
 pub mod nodes;
 pub mod oplog;
+pub mod retention;
 pub mod secrets;
 pub mod series;
 pub mod stats;
 pub mod tasks;
+pub mod tenants;
 pub mod tokens;
+pub mod turns;
 
 mod group;
 mod migrate;

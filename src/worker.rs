@@ -59,6 +59,7 @@ use crate::{
         tasks::{Claim, MOST_CLAIMED, Want},
     },
     task::{Attempt, Lane, ModelId, NodeId, TaskKey, lifecycle, retry, trace::trace_id},
+    tenants::Tenants,
     trace::Tracer,
     wake::{Wake, WakeUp},
     watch::Board,
@@ -108,6 +109,7 @@ pub struct Worker {
     shared: Arc<Shared>,
     catalog: Catalog,
     permits: Permits,
+    tenants: Tenants,
     board: Board,
     pulse: Pulse,
     concurrency: usize,
@@ -126,6 +128,8 @@ pub struct Parts {
     pub catalog: Catalog,
     /// The gate.
     pub permits: Permits,
+    /// What tenants may have running.
+    pub tenants: Tenants,
     /// Who tells of work.
     pub wake: Wake,
     /// Where watchers say whether they reach the database.
@@ -201,6 +205,7 @@ impl Worker {
             shared: Arc::new(shared),
             catalog: parts.catalog,
             permits: parts.permits,
+            tenants: parts.tenants,
             board: parts.board,
             pulse: Pulse::new(config.worker.lease, config.worker.poll_interval.min(SCAN)),
             concurrency: config.worker.concurrency,
@@ -413,7 +418,7 @@ impl Worker {
     async fn claim_from(&mut self, life: &mut Life, asked: &[Lane], free: usize) -> Result<(), StoreError> {
         let ids: HashSet<ModelId> = asked.iter().map(|lane| lane.model).collect();
         let models = self.catalog.by_id(&ids.into_iter().collect::<Vec<_>>()).await?;
-        let asks = life.lanes.asks(asked, free, &models);
+        let asks = life.lanes.asks(asked, free, &models, |tenant| self.tenants.cap(tenant));
         let granted = self.permits.try_acquire(&asks).await;
         let mut permits: HashMap<Lane, Vec<Permit>> = HashMap::with_capacity(asks.len());
         let mut wants = Vec::with_capacity(asks.len());

@@ -22,7 +22,7 @@ use utoipa::{
 use super::{
     Route,
     error::{ApiError, Failure, Kind},
-    files, health, metrics, models, oplog, routes, series, stats, tasks,
+    files, health, maintenance, metrics, models, oplog, routes, series, stats, tasks, tenants,
     wire::id_asked,
 };
 use crate::caller::Scope;
@@ -41,6 +41,8 @@ use crate::caller::Scope;
         (name = "models", description = "Register the model services that do the work"),
         (name = "statistics", description = "What the models did, day by day"),
         (name = "operation log", description = "Who changed what"),
+        (name = "tenants", description = "What tenants may use up, and how much of theirs is kept"),
+        (name = "maintenance", description = "Jobs that keep the service tidy"),
         (name = "files", description = "Results, where the service itself keeps them"),
         (name = "health", description = "For probes"),
         (name = "tools", description = "This document"),
@@ -59,6 +61,12 @@ use crate::caller::Scope;
         stats::list_model_stat,
         series::list_series,
         oplog::list_op_log,
+        tenants::update_tenant,
+        tenants::get_tenant,
+        tenants::list_tenant,
+        maintenance::list_job,
+        maintenance::run_job,
+        maintenance::list_run,
         files::file,
         health::healthz,
         health::readyz,

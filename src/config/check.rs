@@ -4,6 +4,7 @@
 mod consul;
 mod egress;
 mod jwt;
+mod maintenance;
 mod oss;
 mod server;
 mod telemetry;
@@ -64,8 +65,10 @@ pub fn check(raw: &RawConfig) -> Result<Config, ConfigError> {
         vault,
         worker,
         cleaner: cleaner(&raw.cleaner)?,
+        maintenance: maintenance::check(&raw.maintenance)?,
+        plans: maintenance::plans(raw)?,
         oss,
-        stat_zone: zone(&raw.stat.timezone)?,
+        stat_zone: zone("stat.timezone", &raw.stat.timezone)?,
         log: log(&raw.log)?,
         metrics: metrics(&raw.metrics)?,
         telemetry: telemetry::check(&raw.telemetry)?,
@@ -187,13 +190,13 @@ fn folders_apart(worker: &Worker, oss: &Oss) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn zone(name: &str) -> Result<Tz, ConfigError> {
+fn zone(key: &str, name: &str) -> Result<Tz, ConfigError> {
     name.parse().map_err(|_| {
         let accepted = match nearest(name, chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name())) {
             Some(near) => format!("an IANA time zone; did you mean {near}?"),
             None => "an IANA time zone, such as UTC or Asia/Shanghai".to_owned(),
         };
-        refuse("stat.timezone", name, &accepted)
+        refuse(key, name, &accepted)
     })
 }
 

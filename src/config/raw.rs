@@ -4,6 +4,8 @@
 //! Keys that end in `Seconds` or `Bytes` are whole numbers; other durations are texts with a unit
 //! such as `500ms`, `5s` or `24h`. An empty text means "not set".
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// The whole file.
@@ -28,6 +30,10 @@ pub struct RawConfig {
     pub worker: RawWorker,
     /// Keeping the table tidy.
     pub cleaner: RawCleaner,
+    /// Jobs on a schedule.
+    pub maintenance: RawMaintenance,
+    /// What tenants may use up.
+    pub tenants: RawTenants,
     /// Where results are stored.
     pub oss: RawOss,
     /// Statistics.
@@ -212,6 +218,60 @@ pub struct RawCleaner {
     /// Results that nobody picked up are purged after this many seconds, 1 to 10 years. Default
     /// 604800 (7 days).
     pub unclaimed_seconds: i64,
+}
+
+/// `maintenance`
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RawMaintenance {
+    /// False: this node runs no jobs; another one must. Default true.
+    pub enabled: bool,
+    /// The job `retention`.
+    pub retention: RawRetention,
+}
+
+/// `maintenance.retention`
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RawRetention {
+    /// When it runs, a cron expression (`minute hour day month weekday`, or `@daily` and the like), or
+    /// `off`: only when it is asked for. Default `0 3 * * *`.
+    pub schedule: String,
+    /// Where the schedule is read: a name of the IANA time zone database. Default `UTC`.
+    pub timezone: String,
+    /// Days for which the operation log is kept, 0 to 36500; 0: for ever. Default 90.
+    pub op_log_days: i64,
+    /// Days for which the runs of jobs are listed, 0 to 36500; 0: for ever. Default 90.
+    pub run_days: i64,
+    /// Results kept for each model of a tenant that has settings, 0 to 2147483647; the oldest go first.
+    /// 0: all, until their time is over. Default 20000.
+    pub keep_results: i64,
+}
+
+/// `tenants`
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RawTenants {
+    /// Plans that tenants can be put on, by name. Default: none.
+    pub plans: BTreeMap<String, RawPlan>,
+}
+
+/// `tenants.plans.<name>`: what is absent is as for tenants without a plan; 0: no limit.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RawPlan {
+    /// Requests per second on each node, 0 to 1000000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests_per_second: Option<i64>,
+    /// Calls running at once over all models and nodes, 0 to 1000000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_concurrency: Option<i64>,
+    /// Results kept for each model, 0 to 2147483647.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_results: Option<i64>,
+    /// Days for which the operation log is kept, 0 to 36500.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub op_log_days: Option<i64>,
 }
 
 /// `oss`
@@ -403,6 +463,24 @@ impl Default for RawWorker {
 impl Default for RawCleaner {
     fn default() -> RawCleaner {
         RawCleaner { enabled: true, interval: "1s".into(), unclaimed_seconds: 604_800 }
+    }
+}
+
+impl Default for RawMaintenance {
+    fn default() -> RawMaintenance {
+        RawMaintenance { enabled: true, retention: RawRetention::default() }
+    }
+}
+
+impl Default for RawRetention {
+    fn default() -> RawRetention {
+        RawRetention {
+            schedule: "0 3 * * *".into(),
+            timezone: "UTC".into(),
+            op_log_days: 90,
+            run_days: 90,
+            keep_results: 20_000,
+        }
     }
 }
 

@@ -17,6 +17,8 @@ pub(super) trait Columns {
     fn small(&self, column: &str) -> Result<i16, StoreError>;
     /// An `INT`.
     fn int(&self, column: &str) -> Result<i32, StoreError>;
+    /// An `INT`, if any.
+    fn int_if_any(&self, column: &str) -> Result<Option<i32>, StoreError>;
     /// A `BIGINT`.
     fn big(&self, column: &str) -> Result<i64, StoreError>;
     /// A text.
@@ -43,6 +45,10 @@ macro_rules! columns_of {
             }
 
             fn int(&self, column: &str) -> Result<i32, StoreError> {
+                Ok(self.try_get(column)?)
+            }
+
+            fn int_if_any(&self, column: &str) -> Result<Option<i32>, StoreError> {
                 Ok(self.try_get(column)?)
             }
 

@@ -169,8 +169,8 @@ impl Store {
         self.enqueuer.ask(task).await
     }
 
-    /// Takes queued tasks for `node`, oldest first in each lane, exactly within `maxConcurrency`
-    /// and `totalConcurrency`, [`MOST_CLAIMED`] in all. One short transaction for all lanes.
+    /// Takes queued tasks for `node`, oldest first in each lane, exactly within `maxConcurrency`,
+    /// `totalConcurrency` and the tenant's limit over all models, [`MOST_CLAIMED`] in all. One short transaction for all lanes.
     ///
     /// # Errors
     /// The claim may have been committed all the same: [`Store::held_by`] tells what of.

@@ -78,14 +78,14 @@ fn arrows_point_down() {
     let layers: [&[&str]; 5] = [
         &["cli", "logging"],
         &["app"],
-        &["api", "worker", "cleaner", "vitals"],
+        &["api", "worker", "cleaner", "maintenance", "vitals"],
         &[
             "catalog", "census", "oplog", "recorder", "store", "permits", "wake", "storage", "spool", "trips",
-            "periodic", "watch", "trace", "consul",
+            "periodic", "watch", "turn", "tenants", "trace", "consul",
         ],
         &[
             "metrics", "series", "task", "model", "caller", "token", "jwt", "stats", "config", "secrets", "egress",
-            "clock", "faults", "breath",
+            "clock", "faults", "breath", "job", "tenant",
         ],
     ];
     let layer = |module: &str| layers.iter().position(|layer| layer.contains(&module));

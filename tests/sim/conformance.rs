@@ -15,6 +15,7 @@ use model_asynch::{
         Abandoned, Attempt, Failure, FailureKind, Lane, ModelId, NodeId, Running, TaskKey, TenantId,
         lifecycle::{self, Phase, Place, Slot, State, StoredFile, Transition},
     },
+    tenant::{Plans, Terms},
 };
 use sqlx::{AssertSqlSafe, PgPool, SqlitePool};
 use tokio_util::sync::CancellationToken;
@@ -134,6 +135,7 @@ impl Pair {
         for _ in 0..2 {
             pair.add_node().await;
         }
+        pair.cap(TenantId(1), 4).await;
         // Postgres makes a lane's rows with its first task; a claim before that would find it busy.
         for lane in pair.lanes.clone() {
             pair.enqueue(lane).await;
@@ -157,6 +159,13 @@ impl Pair {
         let model = self.real.store.models_by_id(&[ModelId(number)]).await.unwrap().remove(0);
         self.table.models.insert(model.id, Registered { model: model.into(), deleted: false });
         self.lanes.extend([1, 2].map(|tenant| Lane { model: ModelId(number), tenant: TenantId(tenant) }));
+    }
+
+    /// Limits what a tenant may have running over all models.
+    async fn cap(&mut self, tenant: TenantId, cap: i32) {
+        let set = |_: &mut Option<String>, own: &mut Terms| own.max_concurrency = Some(cap);
+        self.real.store.update_tenant(tenant, "ann", &Plans::default(), set).await.unwrap();
+        self.table.caps.insert(tenant, i64::from(cap));
     }
 
     async fn add_node(&mut self) {

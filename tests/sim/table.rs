@@ -18,7 +18,7 @@ use model_asynch::{
         tally::{self, Outcome},
     },
     task::{
-        Abandoned, Attempt, CallerHeaders, Lane, ModelId, NodeId, Running, TaskId, TaskKey, Waiting,
+        Abandoned, Attempt, CallerHeaders, Lane, ModelId, NodeId, Running, TaskId, TaskKey, TenantId, Waiting,
         lifecycle::{Applied, CLAIM, PICK_UP, Phase, Place, State, Transition},
         submission::NewTask,
     },
@@ -88,6 +88,8 @@ pub struct Table {
     /// When each watch began, and until when it is held.
     pub watch: HashMap<NodeId, (Micros, Micros)>,
     pub models: BTreeMap<ModelId, Registered>,
+    /// What tenants may have running over all models, where that is limited.
+    pub caps: BTreeMap<TenantId, i64>,
     entrances: HashMap<Lane, Entrance>,
     /// Calls counted in the statistics: successes and failures.
     pub counted: (i64, i64),
@@ -201,6 +203,11 @@ impl Table {
         self.rows.values().filter(|row| row.lane.model == model && row.is_calling()).count() as i64
     }
 
+    /// Calls running over all models of a tenant, as rows.
+    pub fn calling_tenant(&self, tenant: TenantId) -> i64 {
+        self.rows.values().filter(|row| row.lane.tenant == tenant && row.is_calling()).count() as i64
+    }
+
     /// Tasks queued or running.
     pub fn live(&self, lane: Lane) -> i64 {
         self.rows.values().filter(|row| row.lane == lane && !row.state.is_final()).count() as i64
@@ -287,7 +294,9 @@ impl Table {
         let count = |count: i64| if blind { 0 } else { count };
         let locked = lanes.into_iter().filter(|lane| !busy.contains(lane));
         let total = open.keys().map(|id| (*id, count(self.calling_model(*id)))).collect();
-        Sight { running: locked.map(|lane| (lane, count(self.calling(lane)))).collect(), total, open }
+        let room = |(tenant, cap): (&TenantId, &i64)| (*tenant, Some(cap - count(self.calling_tenant(*tenant))));
+        let capped = self.caps.iter().map(room).collect();
+        Sight { running: locked.map(|lane| (lane, count(self.calling(lane)))).collect(), total, open, capped }
     }
 
     fn take(&mut self, node: NodeId, quota: &Quota, now: Micros) -> Vec<Running> {
