@@ -4,6 +4,8 @@
 //! or 20 times as old as it took to count: however many dashboards, scrapers and monitors ask, and
 //! however long the queues are, a node's counting takes at most a twentieth of one connection's time.
 
+pub mod standing;
+
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
