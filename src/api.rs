@@ -6,6 +6,7 @@
 //! answer. There are no more layers than these two: each one clones and boxes all that lies behind it,
 //! for every request.
 
+mod attempts;
 mod audit;
 mod auth;
 mod callers;
@@ -133,6 +134,7 @@ fn routes() -> Vec<Route> {
         route(GET, "/task/getTaskResult", Known(TaskRead), tasks::get_task_result),
         route(POST, "/task/getTaskBatch", Known(TaskRead), tasks::get_task_batch),
         route(POST, "/task/listTask", Known(TaskRead), tasks::list_task),
+        route(POST, "/task/listAttempt", Known(TaskRead), attempts::list_attempt),
         // Whoever looks after a tenant: its models, and what became of its calls.
         route(POST, "/model/createModel", Logged(ModelWrite), models::create_model),
         route(PUT, "/model/updateModel", Logged(ModelWrite), models::update_model),

@@ -95,6 +95,9 @@ impl App {
         parts.push(part("identity provider", |stop| callers.run(stop)));
         let bus = wake.clone();
         parts.push(part("wake-ups", |stop| async move { bus.run(stop).await }));
+        let census = CensusTaker::new(store.clone());
+        let counts = census.clone();
+        parts.push(part("census", |stop| counts.run(stop)));
         let server_stops_before = parts.len();
         let mut pulse = None;
         if let Some(spool) = spool {
@@ -123,7 +126,7 @@ impl App {
             gate,
             store: store.clone(),
             catalog,
-            census: CensusTaker::new(store.clone()),
+            census,
             wake,
             storage,
             egress,

@@ -20,7 +20,7 @@ use utoipa::{
 };
 
 use super::{
-    Access, Route, callers,
+    Access, Route, attempts, callers,
     error::{ApiError, Failure, Kind},
     files, health, models, nodes, oplog, overview, routes, stats, tasks,
     wire::id_asked,
@@ -52,6 +52,7 @@ use crate::caller::Scope;
         tasks::get_task_result,
         tasks::get_task_batch,
         tasks::list_task,
+        attempts::list_attempt,
         models::create_model,
         models::update_model,
         models::delete_model,

@@ -2,7 +2,13 @@
 
 use std::time::Duration;
 
-use model_asynch::task::{Lane, ModelId, TaskId, TenantId, lifecycle};
+use model_asynch::{
+    store::{Page, tasks::TaskFilter},
+    task::{
+        Lane, ModelId, TaskId, TenantId,
+        lifecycle::{self, State},
+    },
+};
 use sqlx::PgPool;
 
 use super::{Fixture, Limits, ROOMY, Raw, call, eventually, failure, new_task, stored, want};
@@ -94,6 +100,13 @@ async fn round(fixture: &Fixture, lanes: &[Lane]) {
     }
     store.task(tasks[0].key).await.unwrap();
     store.lanes_with_work().await.unwrap();
+    store.count_lanes().await.unwrap();
+    for state in State::ALL {
+        let filter = TaskFilter { state: Some(state), ..TaskFilter::default() };
+        store.list_tasks(TenantId(7), &filter, Page { offset: 0, limit: 10 }).await.unwrap();
+    }
+    store.list_tasks(TenantId(7), &TaskFilter::default(), Page { offset: 0, limit: 10 }).await.unwrap();
+    store.attempts(tasks[0].key).await.unwrap();
     store.promote_due(100).await.unwrap();
     store.abandoned(100).await.unwrap();
     store.queued_longer_than(Duration::from_secs(3600), 100).await.unwrap();
