@@ -10,6 +10,7 @@ mod attempts;
 mod audit;
 mod auth;
 mod callers;
+mod docs;
 mod envelope;
 mod error;
 mod exchange;
@@ -156,6 +157,7 @@ fn routes() -> Vec<Route> {
         route(GET, "/healthz", Open, health::healthz),
         route(GET, "/readyz", Open, health::readyz),
         route(GET, "/openapi.json", Open, openapi::document),
+        route(GET, "/docs", Open, docs::docs),
     ]
 }
 

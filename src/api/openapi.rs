@@ -20,7 +20,7 @@ use utoipa::{
 };
 
 use super::{
-    Access, Route, attempts, callers,
+    Access, Route, attempts, callers, docs,
     error::{ApiError, Failure, Kind},
     files, health, models, nodes, oplog, overview, routes, stats, tasks,
     wire::id_asked,
@@ -70,6 +70,7 @@ use crate::caller::Scope;
         health::healthz,
         health::readyz,
         document,
+        docs::docs,
     ),
     components(schemas(Failure))
 )]

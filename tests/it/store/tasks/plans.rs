@@ -101,11 +101,12 @@ async fn round(fixture: &Fixture, lanes: &[Lane]) {
     store.task(tasks[0].key).await.unwrap();
     store.lanes_with_work().await.unwrap();
     store.count_lanes().await.unwrap();
-    for state in State::ALL {
+    // States that few tasks are in. Of others a page is soon full, and so is the count.
+    for state in [State::Running, State::Succeeded, State::Failed, State::Cancelled] {
         let filter = TaskFilter { state: Some(state), ..TaskFilter::default() };
-        store.list_tasks(TenantId(7), &filter, Page { offset: 0, limit: 10 }).await.unwrap();
+        let found = store.list_tasks(TenantId(7), &filter, Page { offset: 0, limit: 100 }).await.unwrap();
+        assert!(found.list.len() < 100);
     }
-    store.list_tasks(TenantId(7), &TaskFilter::default(), Page { offset: 0, limit: 10 }).await.unwrap();
     store.attempts(tasks[0].key).await.unwrap();
     store.promote_due(100).await.unwrap();
     store.abandoned(100).await.unwrap();
