@@ -114,8 +114,11 @@ impl App {
         parts.push(part("operation log", |stop| oplog_writer.run(log_store, stop)));
         let recorder = Recorder::new(store.clone(), metrics.clone());
         parts.push(part("series", |stop| recorder.run(stop)));
-        let (counting, census) = vitals::counting(CensusTaker::new(store.clone()));
-        parts.push(part("census", |stop| counting.run(stop)));
+        let census = CensusTaker::new(store.clone());
+        let (counting, queues) = vitals::counting(census.clone());
+        parts.push(part("queues", |stop| counting.run(stop)));
+        let counts = census.clone();
+        parts.push(part("census", |stop| counts.run(stop)));
         let permits_kept = permits.clone();
         parts.push(part("permits", |stop| async move { permits_kept.run(stop).await }));
         let callers = gate.clone();
@@ -145,7 +148,7 @@ impl App {
             pulse = Some(signs);
         }
         if config.cleaner.enabled {
-            let watch = Watch::new(store.clone(), board, config.worker.lease);
+            let watch = Watch::new(store.clone(), board, config.node_name(), config.worker.lease);
             let cleaner_parts = cleaner::Parts {
                 store: store.clone(),
                 storage: storage.clone(),
@@ -165,7 +168,7 @@ impl App {
             metrics: metrics.clone(),
         };
         parts.push(part("vitals", |stop| vitals.run(stop)));
-        let maintenance = Maintenance::new(store.clone(), storage.clone(), &config, config.server.address.to_string());
+        let maintenance = Maintenance::new(store.clone(), storage.clone(), &config, config.node_name());
         let bell = maintenance.bell();
         if config.maintenance.enabled {
             parts.push(part("maintenance", |stop| maintenance.run(stop)));
@@ -177,6 +180,7 @@ impl App {
             gate,
             store: store.clone(),
             catalog,
+            census,
             wake,
             storage,
             egress,
@@ -186,9 +190,10 @@ impl App {
             bell,
             pulse,
             metrics,
-            census,
+            queues,
             services,
             tracer,
+            started_at: clock::now(),
             stopping: stopping.clone(),
         });
         // Started last and stopped after the worker: while running calls end, probes are told that

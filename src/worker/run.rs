@@ -128,7 +128,7 @@ impl Run {
                 self.span.fail("upload", "the result could not be stored for too long");
                 warn!(error, "gave up uploading the result");
                 let call = self.uncounted.take();
-                if self.apply(lifecycle::failed(&self.task, error, call)).await == Applied::Done {
+                if self.apply(lifecycle::upload_given_up(&self.task, error, call)).await == Applied::Done {
                     self.discard(&parked).await;
                 }
             }
