@@ -13,6 +13,7 @@ mod error;
 mod exchange;
 mod files;
 mod health;
+mod log_level;
 mod metrics;
 mod model_fields;
 mod models;
@@ -77,7 +78,7 @@ pub struct Parts {
     /// What is counted.
     pub metrics: Metrics,
     /// What is queued and what runs, for the metrics.
-    pub census: Latest,
+    pub queues: Latest,
     /// Set when the service begins to stop: not ready any more.
     pub stopping: CancellationToken,
 }
@@ -118,7 +119,7 @@ enum Access {
 /// Every route, by who calls it, with what it takes to call it.
 fn routes() -> Vec<Route> {
     use Access::{Known, Logged, Open};
-    use Scope::{ModelWrite, StatRead, TaskRead, TaskWrite};
+    use Scope::{Admin, ModelWrite, StatRead, TaskRead, TaskWrite};
     const GET: MethodFilter = MethodFilter::GET;
     const POST: MethodFilter = MethodFilter::POST;
     const PUT: MethodFilter = MethodFilter::PUT;
@@ -139,6 +140,9 @@ fn routes() -> Vec<Route> {
         route(POST, "/stat/listModelStat", Known(StatRead), stats::list_model_stat),
         route(POST, "/stat/listSeries", Known(StatRead), series::list_series),
         route(POST, "/opLog/listOpLog", Known(StatRead), oplog::list_op_log),
+        // Whoever looks after this node.
+        route(GET, "/node/getLogLevel", Known(Admin), log_level::get_log_level),
+        route(PUT, "/node/updateLogLevel", Logged(Admin), log_level::update_log_level),
         // Whoever was given the URL of a result.
         route(GET, "/file/{*key}", Open, files::file),
         // Probes and tools.

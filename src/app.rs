@@ -96,7 +96,7 @@ impl App {
         parts.push(part("operation log", |stop| oplog_writer.run(log_store, stop)));
         let recorder = Recorder::new(store.clone(), metrics.clone());
         parts.push(part("series", |stop| recorder.run(stop)));
-        let (counting, census) = vitals::counting(CensusTaker::new(store.clone()));
+        let (counting, queues) = vitals::counting(CensusTaker::new(store.clone()));
         parts.push(part("census", |stop| counting.run(stop)));
         let permits_kept = permits.clone();
         parts.push(part("permits", |stop| async move { permits_kept.run(stop).await }));
@@ -155,7 +155,7 @@ impl App {
             oplog,
             pulse,
             metrics,
-            census,
+            queues,
             stopping: stopping.clone(),
         });
         // Started last and stopped after the worker: while running calls end, probes are told that

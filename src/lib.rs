@@ -11,7 +11,7 @@
 //! ```text
 //! cli ─▶ app ─▶ { api, worker, cleaner, vitals }
 //!                  ─▶ { catalog, census, oplog, recorder, store, permits, wake, watch, storage, spool, trips, periodic }
-//!                       ─▶ { metrics, series, task, model, caller, token, jwt, stats, config, secrets, egress, clock, faults, breath }
+//!                       ─▶ { log_level, metrics, series, task, model, caller, token, jwt, stats, config, secrets, egress, clock, faults, breath }
 //! ```
 //!
 //! * [`task`]: what a task is; `task::lifecycle` says which state follows which, and nobody else.
@@ -79,6 +79,7 @@ pub mod config;
 pub mod egress;
 pub mod faults;
 pub mod jwt;
+pub mod log_level;
 pub mod metrics;
 pub mod model;
 pub mod secrets;

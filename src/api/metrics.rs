@@ -24,7 +24,7 @@ use crate::{
 ))]
 pub(crate) async fn metrics(State(api): State<ApiState>, headers: HeaderMap) -> Result<Response, ApiError> {
     admit(&api, &headers).await?;
-    let census = api.census.look().await;
+    let census = api.queues.look().await;
     let readings = Readings {
         database: api.store.kind(),
         queues: census.map(|census| queues(&census)),

@@ -22,7 +22,7 @@ use utoipa::{
 use super::{
     Route,
     error::{ApiError, Failure, Kind},
-    files, health, metrics, models, oplog, routes, series, stats, tasks,
+    files, health, log_level, metrics, models, oplog, routes, series, stats, tasks,
     wire::id_asked,
 };
 use crate::caller::Scope;
@@ -43,7 +43,7 @@ use crate::caller::Scope;
         (name = "operation log", description = "Who changed what"),
         (name = "files", description = "Results, where the service itself keeps them"),
         (name = "health", description = "For probes"),
-        (name = "tools", description = "This document"),
+        (name = "tools", description = "This document, metrics, the log level"),
     ),
     paths(
         tasks::create_task,
@@ -59,6 +59,8 @@ use crate::caller::Scope;
         stats::list_model_stat,
         series::list_series,
         oplog::list_op_log,
+        log_level::get_log_level,
+        log_level::update_log_level,
         files::file,
         health::healthz,
         health::readyz,

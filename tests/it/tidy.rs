@@ -83,8 +83,21 @@ fn arrows_point_down() {
             "periodic", "watch",
         ],
         &[
-            "metrics", "series", "task", "model", "caller", "token", "jwt", "stats", "config", "secrets", "egress",
-            "clock", "faults", "breath",
+            "log_level",
+            "metrics",
+            "series",
+            "task",
+            "model",
+            "caller",
+            "token",
+            "jwt",
+            "stats",
+            "config",
+            "secrets",
+            "egress",
+            "clock",
+            "faults",
+            "breath",
         ],
     ];
     let layer = |module: &str| layers.iter().position(|layer| layer.contains(&module));

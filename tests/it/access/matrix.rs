@@ -96,6 +96,9 @@ fn request(route: &Route, things: &Things, count: usize) -> (String, Value, u16)
         // Nothing is deleted that later cells need.
         ("POST", "/model/deleteModel") => (String::new(), json!({ "id": "999999" }), 404),
         ("DELETE", "/model/deleteModel") => ("id=999999".to_owned(), Value::Null, 404),
+        ("GET", "/node/getLogLevel") => (String::new(), Value::Null, 200),
+        // The tests' own process does not log.
+        ("PUT", "/node/updateLogLevel") => (String::new(), json!({ "level": "info" }), 409),
         ("GET", "/model/getModel") => (format!("id={}", things.model), Value::Null, 200),
         (
             "POST",
@@ -215,7 +218,7 @@ async fn the_other_tenants_things_are_not_there(api: &Api, routes: &[Route], own
             "/model/listModel" | "/stat/listModelStat" | "/stat/listSeries" | "/opLog/listOpLog" => {
                 (String::new(), json!({ "modelName": Things::mark(other.tenant) }), 0)
             }
-            "/model/createModel" => continue,
+            "/model/createModel" | "/node/getLogLevel" | "/node/updateLogLevel" => continue,
             _ => request(route, other, 0),
         };
         let answer = send(api, route, &query, &body).await;
