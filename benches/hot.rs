@@ -3,12 +3,13 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark")]
 
-use std::hint::black_box;
+use std::{hint::black_box, time::Duration};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use model_asynch::{
     caller::Caller,
     clock,
+    metrics::Metrics,
     model::{Model, ModelPatch, ModelSpec, headers::Headers},
     spool::file_type,
     task::{
@@ -117,5 +118,27 @@ fn headers(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(hot, submission, lifecycle, file_types, headers);
+/// What counting costs a task: each must stay far below a microsecond.
+fn metrics(criterion: &mut Criterion) {
+    let (metrics, task) = (Metrics::new(50).unwrap(), running());
+    let took = Duration::from_millis(70);
+    criterion.bench_function("a task created, counted", |bencher| {
+        bencher.iter(|| metrics.created(black_box(task.key.tenant), &task.model_name));
+    });
+    criterion.bench_function("a task claimed, counted", |bencher| {
+        bencher.iter(|| metrics.claimed(took, black_box(std::slice::from_ref(&task))));
+    });
+    criterion.bench_function("a call, counted", |bencher| {
+        bencher.iter(|| metrics.called(black_box(&task), took, Ok(48_044)));
+    });
+    let failed = lifecycle::failed(&task, "no".to_owned(), None);
+    criterion.bench_function("an end, counted", |bencher| {
+        bencher.iter(|| metrics.moved(&task.model_name, black_box(&failed)));
+    });
+    criterion.bench_function("a request, counted", |bencher| {
+        bencher.iter(|| metrics.answered(black_box("POST"), "/task/createTask", "200", took));
+    });
+}
+
+criterion_group!(hot, submission, lifecycle, file_types, headers, metrics);
 criterion_main!(hot);

@@ -16,6 +16,7 @@ mod error;
 mod exchange;
 mod files;
 mod health;
+mod log_level;
 mod maintenance;
 mod metrics;
 mod model_fields;
@@ -177,6 +178,8 @@ fn routes() -> Vec<Route> {
         // Whoever looks after the service.
         route(GET, "/node/getHealth", Known(StatRead), nodes::get_health),
         route(POST, "/node/listNode", Known(Admin), nodes::list_node),
+        route(GET, "/node/getLogLevel", Known(Admin), log_level::get_log_level),
+        route(PUT, "/node/updateLogLevel", Logged(Admin), log_level::update_log_level),
         // Whoever was given the URL of a result.
         route(GET, "/file/{*key}", Open, files::file),
         // Probes and tools.

@@ -13,7 +13,7 @@
 //!                  ─▶ { catalog, census, tenants, oplog, recorder, store, permits, wake, watch, turn, storage, spool, trips,
 //!                       periodic, trace, consul }
 //!                       ─▶ { metrics, series, task, model, caller, tenant, job, token, jwt, stats, config, secrets, egress,
-//!                            clock, faults, breath }
+//!                            clock, log_level, faults, breath }
 //! ```
 //!
 //! * [`task`]: what a task is; `task::lifecycle` says which state follows which, and nobody else.
@@ -92,6 +92,7 @@ pub mod egress;
 pub mod faults;
 pub mod job;
 pub mod jwt;
+pub mod log_level;
 pub mod metrics;
 pub mod model;
 pub mod secrets;

@@ -330,6 +330,11 @@ impl ApiError {
         )
     }
 
+    /// This process does not log, so there is no level to change.
+    pub(crate) fn not_logging(message: impl Into<String>) -> ApiError {
+        ApiError::new(Kind::Conflict, message)
+    }
+
     /// The body is over `limit` bytes.
     pub(crate) fn body_too_large(limit: usize) -> ApiError {
         ApiError::new(Kind::TooLarge, format!("the body is over {limit} bytes; pass large input by inputRef"))

@@ -22,7 +22,8 @@ use utoipa::{
 use super::{
     Access, Route, attempts, callers, docs,
     error::{ApiError, Failure, Kind},
-    files, health, maintenance, metrics, models, nodes, oplog, overview, routes, series, stats, tasks, tenants,
+    files, health, log_level, maintenance, metrics, models, nodes, oplog, overview, routes, series, stats, tasks,
+    tenants,
     wire::id_asked,
 };
 use crate::caller::Scope;
@@ -47,7 +48,7 @@ use crate::caller::Scope;
         (name = "nodes", description = "The processes that do the work"),
         (name = "files", description = "Results, where the service itself keeps them"),
         (name = "health", description = "For probes"),
-        (name = "tools", description = "This document"),
+        (name = "tools", description = "This document, metrics, the log level"),
     ),
     paths(
         tasks::create_task,
@@ -75,6 +76,8 @@ use crate::caller::Scope;
         callers::get_caller,
         nodes::get_health,
         nodes::list_node,
+        log_level::get_log_level,
+        log_level::update_log_level,
         files::file,
         health::healthz,
         health::readyz,

@@ -222,7 +222,7 @@ fn metrics(raw: &RawMetrics) -> Result<MetricsPage, ConfigError> {
 
 /// The filter's own parser takes a misspelt level for the name of a part, and would then log
 /// nothing else.
-fn is_filter(directives: &str) -> bool {
+pub(crate) fn is_filter(directives: &str) -> bool {
     let is_level = |text: &str| !text.trim().is_empty() && text.trim().parse::<LevelFilter>().is_ok();
     let is_directive = |text: &str| is_level(text.rsplit_once('=').map_or(text, |(_, level)| level));
     directives.split(',').all(is_directive) && EnvFilter::try_new(directives).is_ok()

@@ -4,7 +4,7 @@
 //! A point is written with all it came to, under an id of this process, so that writing it again does
 //! no harm and no two nodes change the same row.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 
@@ -20,37 +20,40 @@ const MOST_POINTS: usize = 20_000;
 /// Most points written at once.
 const BATCH: usize = 1000;
 
-/// Points by tenant and model; in two steps, so that a look-up needs no owned name.
-type ByLane<T> = HashMap<TenantId, HashMap<String, T>>;
-
 /// See the module.
 pub(super) struct Minutes {
-    minutes: BTreeMap<i64, Minute>,
-    hours: BTreeMap<i64, ByLane<Entry>>,
+    /// In two steps, so that a look-up needs no owned name.
+    lanes: HashMap<TenantId, HashMap<String, Lane>>,
     /// Points in all of them.
     points: usize,
     /// What happened and is in no point, for want of room.
     dropped: u64,
-    lanes: ByLane<Counts>,
+    /// The latest minute that anything was counted in.
+    newest: i64,
     named: usize,
     most_named: usize,
-    /// All lanes without a name of their own.
+    /// All lanes without a name of their own, since the start.
     rest: Counts,
 }
 
 #[derive(Default)]
-struct Minute {
-    lanes: ByLane<Entry>,
-    /// Its hour has it.
-    added: bool,
+struct Lane {
+    /// What it came to since the start of this process, if it is one of those that are told by name.
+    /// A name once given stays, so that no counter ever goes back.
+    counts: Option<Counts>,
+    /// The oldest first.
+    minutes: Vec<Entry>,
+    hours: Vec<Entry>,
 }
 
 /// A point, and how much of it is in the database.
-#[derive(Default)]
 struct Entry {
+    number: i64,
     point: Point,
     version: u64,
     written: u64,
+    /// Its hour has it.
+    added: bool,
 }
 
 /// Points to be written.
@@ -68,14 +71,13 @@ impl Batch {
 }
 
 impl Minutes {
-    /// Nothing yet. So many lanes get a name, those that come first.
+    /// Nothing yet. So many lanes are told by name, those that come first.
     pub(super) fn new(most_named: usize) -> Minutes {
         Minutes {
-            minutes: BTreeMap::new(),
-            hours: BTreeMap::new(),
+            lanes: HashMap::new(),
             points: 0,
             dropped: 0,
-            lanes: HashMap::new(),
+            newest: i64::MIN,
             named: 0,
             most_named,
             rest: Counts::default(),
@@ -91,44 +93,27 @@ impl Minutes {
         counts: Counts,
         times: impl FnOnce(&mut Point),
     ) {
-        self.lane(tenant, model).add(counts);
         // A clock that goes back must not open a minute again that is written and forgotten.
-        let newest = self.minutes.last_key_value().map_or(i64::MIN, |(number, _)| *number);
-        let minute = self.minutes.entry(Span::Minute.number(now).max(newest)).or_default();
-        let Some(entry) = entry(&mut minute.lanes, &mut self.points, tenant, model) else {
+        self.newest = self.newest.max(Span::Minute.number(now));
+        let Minutes { lanes, points, dropped, newest, rest, .. } = self;
+        if let Some(lane) = lanes.get_mut(&tenant).and_then(|models| models.get_mut(model)) {
+            lane.counts.as_mut().unwrap_or(rest).add(counts);
+            match entry(&mut lane.minutes, *newest, points) {
+                Some(entry) => entry.count(counts, times),
+                None => *dropped += 1,
+            }
+        } else if self.meet(tenant, model) {
+            self.count(now, tenant, model, counts, times);
+        } else {
+            self.rest.add(counts);
             self.dropped += 1;
-            return;
-        };
-        entry.point.counts.add(counts);
-        times(&mut entry.point);
-        entry.version += 1;
-    }
-
-    /// The lane's own counts, or those of the rest. A name once given stays, so that no counter ever
-    /// goes back.
-    fn lane(&mut self, tenant: TenantId, model: &str) -> &mut Counts {
-        let named = self.lanes.get(&tenant).is_some_and(|models| models.contains_key(model));
-        if !named && self.named >= self.most_named {
-            return &mut self.rest;
-        }
-        self.named += usize::from(!named);
-        let models = self.lanes.entry(tenant).or_default();
-        if !named {
-            models.insert(model.to_owned(), Counts::default());
-        }
-        match models.get_mut(model) {
-            Some(lane) => lane,
-            None => &mut self.rest,
         }
     }
 
     /// Each lane with a name, and the rest.
     pub(super) fn lanes(&self) -> (Vec<(TenantId, String, Counts)>, Counts) {
-        let of = |(tenant, models): (&TenantId, &HashMap<String, Counts>)| {
-            let tenant = *tenant;
-            models.iter().map(|(model, count)| (tenant, model.clone(), *count)).collect::<Vec<_>>()
-        };
-        (self.lanes.iter().flat_map(of).collect(), self.rest)
+        let named = self.each().filter_map(|(tenant, model, lane)| Some((tenant, model.to_owned(), lane.counts?)));
+        (named.collect(), self.rest)
     }
 
     /// What is in no point for want of room, since the start.
@@ -140,32 +125,28 @@ impl Minutes {
     /// hour; with `last` that of this moment too.
     pub(super) fn unwritten(&mut self, now: DateTime<Utc>, last: bool) -> Batch {
         self.add_to_hours(if last { i64::MAX } else { Span::Minute.number(now) });
-        let minutes = self.minutes.iter().map(|(number, minute)| (Span::Minute, *number, &minute.lanes));
-        let hours = self.hours.iter().map(|(number, lanes)| (Span::Hour, *number, lanes));
         let mut rows = Vec::new();
-        for (span, number, lanes) in minutes.chain(hours) {
-            for (tenant, model, entry) in each(lanes).filter(|(_, _, entry)| entry.written < entry.version) {
-                let (at, model_name) = (span.begin(number), model.to_owned());
-                let row = SeriesRow { span, at, tenant, model_name, point: entry.point.clone() };
-                rows.push((row, entry.version));
-                if rows.len() > BATCH {
-                    rows.truncate(BATCH);
+        for (tenant, model, lane) in self.each() {
+            let entries = Span::ALL.into_iter().flat_map(|span| lane.of(span).iter().map(move |entry| (span, entry)));
+            for (span, entry) in entries.filter(|(_, entry)| entry.written < entry.version) {
+                if rows.len() == BATCH {
                     return Batch { rows, more: true };
                 }
+                let (at, model_name) = (span.begin(entry.number), model.to_owned());
+                rows.push((SeriesRow { span, at, tenant, model_name, point: entry.point.clone() }, entry.version));
             }
         }
         Batch { rows, more: false }
     }
 
     fn add_to_hours(&mut self, before: i64) {
-        for (number, minute) in self.minutes.range_mut(..before).filter(|(_, minute)| !minute.added) {
-            minute.added = true;
-            let hour = self.hours.entry(Span::Hour.number(Span::Minute.begin(*number))).or_default();
-            for (tenant, model, part) in each(&minute.lanes) {
-                match entry(hour, &mut self.points, tenant, model) {
-                    Some(entry) => {
-                        entry.point.add(&part.point);
-                        entry.version += 1;
+        for lane in self.lanes.values_mut().flat_map(HashMap::values_mut) {
+            for minute in lane.minutes.iter_mut().filter(|minute| minute.number < before && !minute.added) {
+                minute.added = true;
+                match entry(&mut lane.hours, hour_of(minute.number), &mut self.points) {
+                    Some(hour) => {
+                        hour.point.add(&minute.point);
+                        hour.version += 1;
                     }
                     None => self.dropped += 1,
                 }
@@ -176,42 +157,95 @@ impl Minutes {
     /// Those points are in the database as they were then; what is over and written is forgotten.
     pub(super) fn written(&mut self, batch: &Batch) {
         for (row, version) in &batch.rows {
+            let lane = self.lanes.get_mut(&row.tenant).and_then(|models| models.get_mut(&row.model_name));
             let number = row.span.number(row.at);
-            let lanes = match row.span {
-                Span::Minute => self.minutes.get_mut(&number).map(|minute| &mut minute.lanes),
-                Span::Hour => self.hours.get_mut(&number),
-            };
-            let entry = lanes.and_then(|lanes| lanes.get_mut(&row.tenant)?.get_mut(&row.model_name));
+            let entry = lane.and_then(|lane| lane.of_mut(row.span).iter_mut().find(|entry| entry.number == number));
             if let Some(entry) = entry {
                 entry.written = *version;
             }
         }
-        let is_written = |lanes: &ByLane<Entry>| each(lanes).all(|(_, _, entry)| entry.written == entry.version);
-        // The newest minute stays, and with it its number.
-        let newest = self.minutes.last_key_value().map(|(number, _)| *number);
-        self.minutes.retain(|number, minute| Some(*number) == newest || !minute.added || !is_written(&minute.lanes));
-        let oldest = self.minutes.first_key_value().map(|(number, _)| Span::Hour.number(Span::Minute.begin(*number)));
-        self.hours.retain(|number, lanes| oldest.is_none_or(|oldest| *number >= oldest) || !is_written(lanes));
-        let all = self.minutes.values().map(|minute| &minute.lanes).chain(self.hours.values());
-        self.points = all.flat_map(HashMap::values).map(HashMap::len).sum();
+        let newest = self.newest;
+        self.points = 0;
+        for models in self.lanes.values_mut() {
+            models.retain(|_, lane| {
+                lane.forget(newest);
+                let points = lane.minutes.len() + lane.hours.len();
+                self.points += points;
+                points > 0 || lane.counts.is_some()
+            });
+        }
+        self.lanes.retain(|_, models| !models.is_empty());
+    }
+
+    /// Takes a lane in, where there is room.
+    fn meet(&mut self, tenant: TenantId, model: &str) -> bool {
+        let named = self.named < self.most_named;
+        let has_room = named || self.points < MOST_POINTS;
+        if has_room {
+            self.named += usize::from(named);
+            let lane = Lane { counts: named.then(Counts::default), ..Lane::default() };
+            self.lanes.entry(tenant).or_default().insert(model.to_owned(), lane);
+        }
+        has_room
+    }
+
+    fn each(&self) -> impl Iterator<Item = (TenantId, &str, &Lane)> {
+        let of = |(tenant, models): (&TenantId, _)| each_of(*tenant, models);
+        self.lanes.iter().flat_map(of)
     }
 }
 
-/// The entry of a lane, made where there is room.
-fn entry<'a>(lanes: &'a mut ByLane<Entry>, points: &mut usize, tenant: TenantId, model: &str) -> Option<&'a mut Entry> {
-    let known = lanes.get(&tenant).is_some_and(|models| models.contains_key(model));
-    if !known {
+impl Lane {
+    fn of(&self, span: Span) -> &[Entry] {
+        match span {
+            Span::Minute => &self.minutes,
+            Span::Hour => &self.hours,
+        }
+    }
+
+    fn of_mut(&mut self, span: Span) -> &mut [Entry] {
+        match span {
+            Span::Minute => &mut self.minutes,
+            Span::Hour => &mut self.hours,
+        }
+    }
+
+    /// Lets go of what is written and cannot change any more: the minute of this moment can, and so
+    /// can the hours of minutes that are left.
+    fn forget(&mut self, newest: i64) {
+        self.minutes.retain(|minute| minute.number == newest || !minute.added || minute.written < minute.version);
+        let oldest = hour_of(self.minutes.first().map_or(newest, |minute| minute.number));
+        self.hours.retain(|hour| hour.number >= oldest || hour.written < hour.version);
+    }
+}
+
+impl Entry {
+    fn count(&mut self, counts: Counts, times: impl FnOnce(&mut Point)) {
+        self.point.counts.add(counts);
+        times(&mut self.point);
+        self.version += 1;
+    }
+}
+
+fn each_of(tenant: TenantId, models: &HashMap<String, Lane>) -> impl Iterator<Item = (TenantId, &str, &Lane)> {
+    models.iter().map(move |(model, lane)| (tenant, model.as_str(), lane))
+}
+
+/// The entry of that number, the newest as a rule, made where there is room.
+fn entry<'a>(entries: &'a mut Vec<Entry>, number: i64, points: &mut usize) -> Option<&'a mut Entry> {
+    if entries.last().is_none_or(|last| last.number < number) {
         if *points >= MOST_POINTS {
             return None;
         }
         *points += 1;
-        lanes.entry(tenant).or_default().insert(model.to_owned(), Entry::default());
+        entries.push(Entry { number, point: Point::default(), version: 0, written: 0, added: false });
     }
-    lanes.get_mut(&tenant)?.get_mut(model)
+    entries.iter_mut().rev().find(|entry| entry.number == number)
 }
 
-fn each(lanes: &ByLane<Entry>) -> impl Iterator<Item = (TenantId, &str, &Entry)> {
-    lanes.iter().flat_map(|(tenant, models)| models.iter().map(|(model, entry)| (*tenant, model.as_str(), entry)))
+/// The hour that a minute is in.
+fn hour_of(minute: i64) -> i64 {
+    Span::Hour.number(Span::Minute.begin(minute))
 }
 
 #[cfg(test)]
@@ -265,14 +299,14 @@ mod tests {
         let hour = (Span::Hour, "10:00".to_owned(), 1);
         assert_eq!(rows(&batch), [(Span::Minute, "10:01".into(), 1), (Span::Minute, "10:02".into(), 1), hour]);
         minutes.written(&batch);
-        assert_eq!((minutes.minutes.len(), minutes.points), (1, 2), "what is over and written is forgotten");
+        assert_eq!(minutes.points, 2, "what is over and written is forgotten");
         let last = minutes.unwritten(at(2, 20), true);
         assert_eq!(rows(&last), [(Span::Hour, "10:00".into(), 2)]);
         minutes.written(&last);
         create(&mut minutes, at(59, 0) + Duration::from_secs(120), ANN, "m");
         let batch = minutes.unwritten(at(59, 0) + Duration::from_secs(120), false);
         minutes.written(&batch);
-        assert_eq!(minutes.hours.len(), 0);
+        assert_eq!(minutes.points, 1, "the hour is over, too");
     }
 
     #[test]

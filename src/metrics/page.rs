@@ -166,12 +166,14 @@ impl Sheet {
         let limits = self.gauges("lane_limit", "Calls of a lane that may run at once (maxConcurrency)", &labels)?;
         let age = "Age of the oldest task of a lane that waits for capacity";
         let ages = self.floats("lane_oldest_queued_age_seconds", age, &labels)?;
+        // Added up: a deleted model and its successor have the same name.
         let show = |tenant: &str, model: &str, lane: &LaneReading| {
             for (state, count) in states(lane) {
-                by_state.with_label_values(&[tenant, model, state]).set(count);
+                by_state.with_label_values(&[tenant, model, state]).add(count);
             }
-            limits.with_label_values(&[tenant, model]).set(lane.limit);
-            ages.with_label_values(&[tenant, model]).set(lane.oldest_age.unwrap_or(0.0));
+            limits.with_label_values(&[tenant, model]).add(lane.limit);
+            let age = ages.with_label_values(&[tenant, model]);
+            age.set(age.get().max(lane.oldest_age.unwrap_or(0.0)));
         };
         lanes.iter().for_each(|lane| show(&lane.tenant.to_string(), &lane.model_name, lane));
         if !rest.is_empty() {
@@ -294,6 +296,18 @@ mod tests {
             ],
         );
         assert_eq!(page.matches("state=\"queued\"").count(), 4);
+    }
+
+    #[test]
+    fn lanes_of_the_same_name_are_one() {
+        let page = page(&Metrics::new(5).unwrap(), vec![lane(1, 5, Some(8.0)), lane(1, 2, Some(3.0))]);
+        says(
+            &page,
+            &[
+                r#"model_asynch_lane_tasks{model_name="tts",state="queued",tenant_id="1"} 7"#,
+                r#"model_asynch_lane_oldest_queued_age_seconds{model_name="tts",tenant_id="1"} 8"#,
+            ],
+        );
     }
 
     #[test]

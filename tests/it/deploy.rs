@@ -15,7 +15,7 @@ use crate::{
     support::{
         app::{Node, free_address},
         backend::{Kind, TestDb, on, server},
-        eventually::eventually,
+        eventually::{eventually, until},
         process::Process,
     },
 };
@@ -79,11 +79,14 @@ backend_test!(every_metric_that_dashboard_and_alerts_name_exists, async |db: &Te
     for name in named(&alerts).into_iter().chain(named(&queries)) {
         assert!(exist.contains(name), "there is no {name}");
     }
+    let readme = fs::read_to_string(deployed("../README.md")).unwrap();
     let shown = named(&queries);
     let families = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
     for family in families.filter(|family| family.starts_with("model_asynch_")) {
         let in_dashboard = shown.iter().any(|name| name.starts_with(family));
         assert!(in_dashboard || family.contains("lanes") || family.contains("census"), "{family} is on no panel");
+        let documented = format!("`{}`", family.trim_start_matches("model_asynch_"));
+        assert!(readme.contains(&documented), "README.md lacks {family}");
     }
     app.stop().await;
 });
@@ -112,7 +115,12 @@ impl Prometheus {
         command.arg(format!("--web.listen-address={address}"));
         let mut process = Process::start(&mut command);
         process.listens(&address).await;
-        Prometheus { url: format!("http://{address}"), client: reqwest::Client::new(), _process: process }
+        let (url, client) = (format!("http://{address}"), reqwest::Client::new());
+        until("Prometheus to be ready", async || {
+            client.get(format!("{url}/-/ready")).send().await.is_ok_and(|answer| answer.status().is_success())
+        })
+        .await;
+        Prometheus { url, client, _process: process }
     }
 
     async fn get(&self, path: &str, query: &[(&str, &str)]) -> Value {

@@ -107,6 +107,9 @@ fn request(route: &Route, things: &Things, count: usize) -> (String, Value, u16)
         // Nothing is deleted that later cells need.
         ("POST", "/model/deleteModel") => (String::new(), json!({ "id": "999999" }), 404),
         ("DELETE", "/model/deleteModel") => ("id=999999".to_owned(), Value::Null, 404),
+        ("GET", "/node/getLogLevel") => (String::new(), Value::Null, 200),
+        // The tests' own process does not log.
+        ("PUT", "/node/updateLogLevel") => (String::new(), json!({ "level": "info" }), 409),
         ("GET", "/model/getModel") => (format!("id={}", things.model), Value::Null, 200),
         (
             "POST",
@@ -241,7 +244,12 @@ async fn the_other_tenants_things_are_not_there(api: &Api, routes: &[Route], own
                 (String::new(), json!({ "modelName": Things::mark(other.tenant) }), 0)
             }
             // What they show is the caller's own, or nobody's.
-            "/model/createModel" | "/tenant/getTenant" | "/tenant/listTenant" | "/maintenance/listJob" => continue,
+            "/model/createModel"
+            | "/tenant/getTenant"
+            | "/tenant/listTenant"
+            | "/maintenance/listJob"
+            | "/node/getLogLevel"
+            | "/node/updateLogLevel" => continue,
             _ => request(route, other, 0),
         };
         let answer = send(api, route, &query, &body).await;
