@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs every test against real servers: PostgreSQL, Redis, an S3 store and a speech model.
+# Runs every test against real servers: PostgreSQL, Redis, an S3 store, a speech model, a
+# collector of traces and a Consul agent.
 #
 #   ./tests/run.sh                 format, lints, all tests
 #   ./tests/run.sh cleaner         only the tests whose name contains "cleaner"
