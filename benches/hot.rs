@@ -9,6 +9,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use model_asynch::{
     caller::Caller,
     clock,
+    config::{Collector, Telemetry},
     metrics::Metrics,
     model::{Model, ModelPatch, ModelSpec, headers::Headers},
     spool::file_type,
@@ -16,7 +17,9 @@ use model_asynch::{
         Attempt, CallerHeaders, Lane, ModelId, Running, TaskKey, TenantId,
         lifecycle::{self, Phase, StoredFile},
         submission::Submission,
+        trace::TraceContext,
     },
+    trace,
 };
 use serde_json::value::RawValue;
 
@@ -61,6 +64,7 @@ fn running() -> Running {
         traceparent: String::new(),
         created_at: now,
         enqueue_at: now,
+        started_at: None,
     }
 }
 
@@ -76,9 +80,28 @@ fn submission(criterion: &mut Criterion) {
                     input_ref: "",
                     request_payload: Some(payload),
                     caller_headers: CallerHeaders::default(),
-                    traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+                    trace: TraceContext::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
                 };
                 submission.check(clock::task_id(), &caller, &model).unwrap()
+            });
+        });
+    }
+}
+
+/// The spans of one attempt; where they are recorded, nobody takes them out of the queue.
+fn spans(criterion: &mut Criterion) {
+    let (model, task) = (model(), running());
+    let collector = Collector { url: "http://127.0.0.1:9".parse().unwrap(), headers: Headers::default() };
+    for (name, collector) in [("not recorded", None), ("recorded", Some(collector))] {
+        let telemetry = Telemetry { collector, service_name: "bench".to_owned(), sample_ratio: 1.0 };
+        let (tracer, _exporter) = trace::start(&telemetry).unwrap();
+        criterion.bench_function(&format!("the spans of an attempt, {name}"), |bencher| {
+            bencher.iter(|| {
+                tracer.waited(&task);
+                let process = tracer.process(&task);
+                let (call, context) = tracer.call(&task, &model);
+                let steps = ["park", "upload", "finish"].map(|step| tracer.step(step, trace::Kind::Internal, &task));
+                (process, call, context.to_string(), steps)
             });
         });
     }
@@ -140,5 +163,5 @@ fn metrics(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(hot, submission, lifecycle, file_types, headers, metrics);
+criterion_group!(hot, submission, spans, lifecycle, file_types, headers, metrics);
 criterion_main!(hot);

@@ -88,7 +88,7 @@ struct Recorder {
     /// Traces whose mixed id is below are sampled; `None` = all.
     below: Option<u64>,
     counts: Counts,
-    /// The queue is full, which is logged when it begins.
+    /// The queue was full, and has not been empty since; logged when that begins.
     full: AtomicBool,
 }
 
@@ -209,12 +209,11 @@ impl Recorder {
     }
 
     fn record(&self, span: otlp::Span) {
-        let refused = self.queue.try_send(span).is_err();
-        if refused {
+        if self.queue.try_send(span).is_err() {
             self.counts.dropped.fetch_add(1, Ordering::Relaxed);
-        }
-        if self.full.swap(refused, Ordering::Relaxed) != refused && refused {
-            warn!("more spans are recorded than the collector takes, some are dropped");
+            if !self.full.swap(true, Ordering::Relaxed) {
+                warn!("more spans are recorded than the collector takes, some are dropped");
+            }
         }
     }
 }

@@ -235,7 +235,8 @@ pub(crate) struct TaskView {
 
 /// Hand in a task
 ///
-/// It is durable before the answer is sent.
+/// It is durable before the answer is sent. A `traceparent` header (W3C Trace Context) makes the task part of the
+/// caller's trace.
 #[utoipa::path(post, path = "/task/createTask", tag = "tasks", request_body = CreateTask, responses(
     (status = 200, description = "It is queued", body = Envelope<CreatedTask>),
     (status = 404, description = "No model of that name"),

@@ -198,6 +198,9 @@ impl Exporter {
     }
 
     fn worked(&mut self) {
+        if self.recorded.is_empty() {
+            self.recorder.full.store(false, Ordering::Relaxed);
+        }
         if std::mem::take(&mut self.failing) {
             let dropped = self.recorder.counts.dropped.load(Ordering::Relaxed);
             info!(dropped, "spans reach the collector again");

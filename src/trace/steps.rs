@@ -98,6 +98,9 @@ impl Tracer {
 
     /// Writing what became of an attempt; nothing for a change that does not end it.
     pub fn finish(&self, task: &Running, transition: &Transition) -> Span {
+        if !self.is_on() {
+            return Span::default();
+        }
         let outcome = match transition.to() {
             State::Running => return Span::default(),
             State::Queued => "queued",

@@ -76,10 +76,7 @@ impl Run {
         let call = call::call(client, &self.shared.spool, &self.task, &self.model, self.shared.max_result_bytes);
         let called = tokio::select! {
             called = call => Some(called),
-            () = self.cut.lease_lost.cancelled() => {
-                self.span.fail("lost", "the lease was lost, the call was dropped");
-                return warn!("the lease is lost, the call was dropped");
-            }
+            () = self.cut.lease_lost.cancelled() => return warn!("the lease is lost, the call was dropped"),
             () = self.cut.grace_over.cancelled() => None,
         };
         drop(slot);
@@ -257,6 +254,15 @@ impl Run {
                     }
                 }
             }
+        }
+    }
+}
+
+impl Drop for Run {
+    /// Whoever takes a lost attempt over tells of it, as the same span.
+    fn drop(&mut self) {
+        if self.cut.lease_lost.is_cancelled() {
+            std::mem::take(&mut self.span).forget();
         }
     }
 }

@@ -13,6 +13,7 @@ mod api;
 mod bench;
 mod cli;
 mod config;
+mod consul;
 mod contract;
 mod crash;
 mod demo;

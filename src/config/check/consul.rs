@@ -47,10 +47,10 @@ pub(super) fn url_or_service(key: &str, text: &str, has_consul: bool) -> Result<
     if !has_consul {
         return Err(refuse(key, text, "consul.address must be set for such a URL; else an absolute http(s) URL"));
     }
-    // Judged like the URL that it becomes.
-    let port = http_url(key, &format!("http://{rest}"))?.port();
-    let url = Url::parse(text).ok().filter(|url| port.is_none() && url.host_str().is_some_and(|host| !host.is_empty()));
-    url.ok_or_else(|| refuse(key, text, "consul://service/path, without a port"))
+    // Judged like the URL that it becomes, and Consul knows the port.
+    http_url(key, &format!("http://{rest}"))?;
+    let usable = |url: &Url| url.port().is_none() && url.host_str().is_some_and(|name| !name.is_empty());
+    Url::parse(text).ok().filter(usable).ok_or_else(|| refuse(key, text, "consul://service/path, without a port"))
 }
 
 #[cfg(test)]
