@@ -75,6 +75,10 @@ impl Config {
             "cleaner.enabled is false with an embedded database: no retry will become due and nothing be purged",
         );
         warn(
+            !postgres && !self.maintenance.enabled,
+            "maintenance.enabled is false with an embedded database: nobody deletes old rows of the operation log",
+        );
+        warn(
             matches!(self.oss.kind, OssKind::Http { .. }) && self.oss.delete_on_purge,
             "oss.deleteOnPurge is true with oss.kind http: a file service cannot be asked to delete",
         );
@@ -224,6 +228,11 @@ mod tests {
             production(raw);
             raw.oss.kind = "fs".into();
         });
+    }
+
+    #[test]
+    fn an_embedded_database_without_maintenance_is_warned_of() {
+        warned(&["maintenance.enabled is false"], |raw| raw.maintenance.enabled = false);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The verbs on tenants that somebody has set something for.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{Backend, Listing, Page, Store, StoreError, on_each, row::Columns, value::Stamp, within};
 use crate::{
@@ -74,7 +74,8 @@ impl Store {
                 change(&mut tenant.plan, &mut tenant.own);
                 tenant.cap = plans.in_force(tenant.plan.as_deref(), &tenant.own).max_concurrency;
                 tenant.updater = user.to_owned();
-                tenant.updated_at = now;
+                // Of two changes the later one is the later one, whatever clocks say.
+                tenant.updated_at = now.max(tenant.updated_at + TimeDelta::microseconds(1));
                 sqlx::query(UPDATE)
                     .bind(id.0)
                     .bind(tenant.plan.as_deref())
@@ -84,7 +85,7 @@ impl Store {
                     .bind(tenant.own.op_log_days)
                     .bind(tenant.cap)
                     .bind(user)
-                    .bind(Stamp(now))
+                    .bind(Stamp(tenant.updated_at))
                     .execute(&mut *transaction)
                     .await?;
                 transaction.commit().await?;
