@@ -66,6 +66,7 @@ mod trips;
 pub mod wake;
 pub mod watch;
 
+pub mod alert;
 mod breath;
 pub mod caller;
 pub mod clock;

@@ -3,6 +3,7 @@
 
 mod egress;
 mod jwt;
+mod monitor;
 mod oss;
 mod server;
 
@@ -51,11 +52,13 @@ pub fn check(raw: &RawConfig) -> Result<Config, ConfigError> {
     let oss = oss::check(&raw.oss, &vault)?;
     folders_apart(&worker, &oss)?;
     let database = database(&raw.database)?;
+    let egress = egress::check(&raw.egress, &database)?;
     Ok(Config {
         server,
         limits: server::limits(&raw.limits)?,
         auth,
-        egress: egress::check(&raw.egress, &database)?,
+        monitor: monitor::check(&raw.monitor, &egress)?,
+        egress,
         database,
         redis: redis(&raw.redis)?,
         vault,
