@@ -10,7 +10,7 @@
 //!
 //! ```text
 //! cli ─▶ app ─▶ { api, worker, cleaner }
-//!                  ─▶ { catalog, oplog, store, permits, wake, watch, storage, spool, trips, periodic }
+//!                  ─▶ { catalog, oplog, store, permits, wake, watch, storage, spool, trips, periodic, turn }
 //!                       ─▶ { task, model, caller, token, jwt, stats, config, secrets, egress, clock, faults, breath }
 //! ```
 //!
@@ -19,6 +19,7 @@
 //! * [`permits`] and [`wake`]: how many calls may run, and who tells workers of work; over Redis,
 //!   or in this process.
 //! * [`watch`]: who may declare nodes dead, and whether a lost database is lost to everybody.
+//! * [`turn`]: periodic duties that one node does at a time.
 //! * [`worker`]: lanes → permits → claim → call → park → upload → finish. Its files are the numbered
 //!   steps of a task's life.
 //! * [`cleaner`]: due retries, dead workers' tasks, what waited too long, what is past its time.
@@ -63,6 +64,7 @@ pub mod spool;
 pub mod storage;
 pub mod store;
 mod trips;
+pub mod turn;
 pub mod wake;
 pub mod watch;
 

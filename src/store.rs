@@ -16,6 +16,7 @@ pub mod secrets;
 pub mod stats;
 pub mod tasks;
 pub mod tokens;
+pub mod turns;
 
 mod group;
 mod migrate;

@@ -5,3 +5,4 @@ mod nodes;
 mod oplog;
 mod stats;
 mod tasks;
+mod turns;

@@ -78,7 +78,7 @@ fn arrows_point_down() {
         &["cli", "logging"],
         &["app"],
         &["api", "worker", "cleaner"],
-        &["catalog", "oplog", "store", "permits", "wake", "storage", "spool", "trips", "periodic", "watch"],
+        &["catalog", "oplog", "store", "permits", "wake", "storage", "spool", "trips", "periodic", "watch", "turn"],
         &[
             "task", "model", "caller", "token", "jwt", "stats", "config", "secrets", "egress", "clock", "faults",
             "breath",
