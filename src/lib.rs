@@ -9,9 +9,9 @@
 //! Arrows point down only:
 //!
 //! ```text
-//! cli ─▶ app ─▶ { api, worker, cleaner }
-//!                  ─▶ { catalog, oplog, store, permits, wake, watch, storage, spool, trips, periodic, turn }
-//!                       ─▶ { task, model, caller, token, jwt, stats, config, secrets, egress, clock, faults, breath }
+//! cli ─▶ app ─▶ { api, worker, cleaner, monitor }
+//!                  ─▶ { catalog, census, oplog, store, permits, wake, watch, storage, spool, trips, periodic, turn }
+//!                       ─▶ { task, model, alert, caller, token, jwt, stats, config, secrets, egress, clock, faults, breath }
 //! ```
 //!
 //! * [`task`]: what a task is; `task::lifecycle` says which state follows which, and nobody else.
@@ -20,9 +20,11 @@
 //!   or in this process.
 //! * [`watch`]: who may declare nodes dead, and whether a lost database is lost to everybody.
 //! * [`turn`]: periodic duties that one node does at a time.
+//! * [`census`]: what is queued and what runs, counted for all who ask.
 //! * [`worker`]: lanes → permits → claim → call → park → upload → finish. Its files are the numbered
 //!   steps of a task's life.
 //! * [`cleaner`]: due retries, dead workers' tasks, what waited too long, what is past its time.
+//! * [`monitor`]: looks whether a rule is broken, and tells operators; `alert` says when.
 //! * [`spool`] and [`storage`]: results on their way, and where they end up.
 //! * [`egress`]: which hosts and addresses models may have.
 //! * [`api`]: the HTTP interface.
@@ -37,7 +39,7 @@
 //!
 //! Each is guarded by a lint (`.clippy.toml`) or by `tests/it/tidy.rs`.
 //!
-//! 1. `task`, `model` and `stats` are pure: values in, values out; no I/O, no clock.
+//! 1. `task`, `model`, `alert` and `stats` are pure: values in, values out; no I/O, no clock.
 //! 2. Only `task::lifecycle` makes a `Transition`. Every write of state, phase or attempt on an
 //!    existing row is one, applied under the guard of state *and* attempt, or one of the two bulk
 //!    changes it defines; a stale writer stops quietly.
@@ -54,9 +56,11 @@ pub mod app;
 
 pub mod api;
 pub mod cleaner;
+pub mod monitor;
 pub mod worker;
 
 pub mod catalog;
+pub mod census;
 pub mod oplog;
 pub mod periodic;
 pub mod permits;
