@@ -145,6 +145,15 @@ pub enum News {
     Test,
 }
 
+/// How it is told, besides the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Channel {
+    /// By mail.
+    Email,
+    /// To a program.
+    Webhook,
+}
+
 /// One thing to tell, complete: rules may change before it is told.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -229,6 +238,16 @@ impl News {
             News::Reminded => "reminded",
             News::Ended => "ended",
             News::Test => "test",
+        }
+    }
+}
+
+impl Channel {
+    /// The word in configuration and database.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Channel::Email => "email",
+            Channel::Webhook => "webhook",
         }
     }
 }
