@@ -17,6 +17,7 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::task::TenantId;
 
@@ -65,8 +66,9 @@ pub enum Dependency {
 }
 
 /// One condition of a rule, and the value that broke it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "condition", rename_all = "camelCase", rename_all_fields = "camelCase")]
+#[schema(as = AlertCause)]
 pub enum Cause {
     /// Tasks that wait.
     Pending {
@@ -98,6 +100,7 @@ pub enum Cause {
         /// How many of that name.
         nodes: i64,
         /// When the last one was declared dead.
+        #[serde(with = "millis")]
         at: DateTime<Utc>,
     },
     /// Something that the service needs does not answer.
@@ -173,8 +176,10 @@ pub struct Notice {
     /// What broke the rule.
     pub causes: Vec<Cause>,
     /// Since when its conditions hold.
+    #[serde(with = "millis")]
     pub since: DateTime<Utc>,
     /// When it happened.
+    #[serde(with = "millis")]
     pub at: DateTime<Utc>,
 }
 
@@ -346,6 +351,20 @@ fn as_text<S: serde::Serializer>(id: &i64, serializer: S) -> Result<S::Ok, S::Er
 
 fn from_text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
     String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+}
+
+/// Times are RFC 3339 with milliseconds in JSON.
+mod millis {
+    use chrono::{DateTime, SecondsFormat, Utc};
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(at: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&at.to_rfc3339_opts(SecondsFormat::Millis, true))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<DateTime<Utc>, D::Error> {
+        DateTime::deserialize(deserializer)
+    }
 }
 
 #[cfg(test)]

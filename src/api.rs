@@ -16,6 +16,7 @@ mod files;
 mod health;
 mod model_fields;
 mod models;
+mod monitor;
 mod nodes;
 mod openapi;
 mod oplog;
@@ -144,6 +145,7 @@ fn routes() -> Vec<Route> {
         route(POST, "/stat/getOverview", Known(StatRead), overview::get_overview),
         route(POST, "/stat/listLane", Known(StatRead), overview::list_lane),
         route(POST, "/opLog/listOpLog", Known(StatRead), oplog::list_op_log),
+        route(POST, "/monitor/listAlert", Known(StatRead), monitor::list_alert),
         route(GET, "/caller/getCaller", Caller, callers::get_caller),
         // Whoever looks after the service.
         route(GET, "/node/getHealth", Known(StatRead), nodes::get_health),

@@ -16,6 +16,7 @@ use crate::{
     cleaner::Cleaner,
     clock,
     config::Config,
+    monitor::{self, Monitor},
     oplog,
     permits::{self, Permits},
     spool::Spool,
@@ -83,6 +84,7 @@ impl App {
         let gate = Gate::open(&config.auth, &store).map_err(anyhow::Error::msg).context("auth")?;
         let (oplog, oplog_writer) = oplog::channel();
         let catalog = Catalog::new(store.clone());
+        let census = CensusTaker::new(store.clone());
         let stopping = CancellationToken::new();
 
         // The last to stop come first; reversed below.
@@ -116,6 +118,14 @@ impl App {
             let cleaner = Cleaner::new(store.clone(), storage.clone(), wake.clone(), watch, &config);
             parts.push(part("cleaner", |stop| cleaner.run(stop)));
         }
+        let monitor_parts = monitor::Parts {
+            store: store.clone(),
+            census: census.clone(),
+            permits: permits.clone(),
+            storage: storage.clone(),
+        };
+        let monitor = Monitor::new(monitor_parts, &config).map_err(anyhow::Error::msg)?;
+        parts.push(part("monitor", |stop| monitor.run(stop)));
         let grace = config.server.shutdown_grace;
         let egress = config.egress.clone();
         let state = ApiState::from(api::Parts {
@@ -123,7 +133,7 @@ impl App {
             gate,
             store: store.clone(),
             catalog,
-            census: CensusTaker::new(store.clone()),
+            census,
             wake,
             storage,
             egress,

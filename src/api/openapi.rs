@@ -22,7 +22,7 @@ use utoipa::{
 use super::{
     Access, Route, callers,
     error::{ApiError, Failure, Kind},
-    files, health, models, nodes, oplog, overview, routes, stats, tasks,
+    files, health, models, monitor, nodes, oplog, overview, routes, stats, tasks,
     wire::id_asked,
 };
 use crate::caller::Scope;
@@ -41,6 +41,7 @@ use crate::caller::Scope;
         (name = "models", description = "Register the model services that do the work"),
         (name = "statistics", description = "What the models did, day by day, and what they do now"),
         (name = "operation log", description = "Who changed what"),
+        (name = "monitor", description = "What operators were told of"),
         (name = "callers", description = "Who am I?"),
         (name = "nodes", description = "The processes that do the work"),
         (name = "files", description = "Results, where the service itself keeps them"),
@@ -62,6 +63,7 @@ use crate::caller::Scope;
         overview::get_overview,
         overview::list_lane,
         oplog::list_op_log,
+        monitor::list_alert,
         callers::get_caller,
         nodes::get_health,
         nodes::list_node,

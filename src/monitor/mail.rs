@@ -92,7 +92,7 @@ impl Mailer {
 
 fn tls(email: &Email) -> Result<TlsParameters, String> {
     let mut builder = TlsParameters::builder(email.host.clone());
-    for certificate in email.authorities.iter().flat_map(|pem| Certificate::from_pem(pem)).flatten() {
+    for certificate in email.authorities.iter().flat_map(|pem| Certificate::from_pem(pem)) {
         builder = builder.add_root_certificate(certificate);
     }
     builder.build().map_err(|error| error.to_string())

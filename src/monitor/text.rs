@@ -1,6 +1,6 @@
 //! What an alert reads like, in English and Chinese: the subject of a mail, its text, its HTML.
 
-use std::{fmt::Write as _, time::Duration};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
@@ -48,6 +48,11 @@ struct Sheet {
 }
 
 impl Frame {
+    /// English, in UTC.
+    pub(super) fn english() -> Frame {
+        Frame { language: Language::English, zone: Tz::UTC, service: None, remind_every: None }
+    }
+
     /// A letter about one thing.
     pub(super) fn one(&self, notice: &Notice) -> Letter {
         let points = notice.causes.iter().map(|cause| self.cause(cause)).collect();
@@ -67,7 +72,7 @@ impl Frame {
     }
 
     /// A letter about many, in the order in which they are given.
-    pub(super) fn many(&self, notices: &[Notice]) -> Letter {
+    pub(super) fn many(&self, notices: &[&Notice]) -> Letter {
         let worst = notices.iter().map(|notice| notice.severity).min().unwrap_or(Severity::Info);
         let things = self.things(notices);
         let mut points: Vec<String> = notices
@@ -109,7 +114,7 @@ impl Frame {
     }
 
     /// `37 more lanes`, or `35 more lanes, 2 more nodes`
-    fn things(&self, notices: &[Notice]) -> String {
+    fn things(&self, notices: &[&Notice]) -> String {
         const TARGETS: [(&str, &str, &str, &str); 6] = [
             ("lane", "lane", "lanes", "条队列"),
             ("model", "model", "models", "个模型"),
@@ -470,13 +475,13 @@ mod tests {
             notice(News::Began, &Subject::Lane(TenantId(n), "tts".into()), vec![Cause::Pending { tasks: 9, above: 1 }])
         };
         let mut notices: Vec<Notice> = (0..57).map(lane).collect();
-        let letter = frame(Language::English).many(&notices);
+        let letter = frame(Language::English).many(&notices.iter().collect::<Vec<_>>());
         assert_eq!(letter.subject, "[critical] alerts about 57 more lanes");
         assert!(letter.text.contains("  * [critical] tts of tenant 19: 9 tasks"), "{}", letter.text);
         assert!(letter.text.contains("  * and 37 more lanes\n"), "{}", letter.text);
         assert!(!letter.text.contains("tenant 20:"), "{}", letter.text);
         notices.push(notice(News::Ended, &Subject::Node("n".into()), Vec::new()));
-        let letter = frame(Language::Chinese).many(&notices);
+        let letter = frame(Language::Chinese).many(&notices.iter().collect::<Vec<_>>());
         assert_eq!(letter.subject, "[严重] 另外 57 条队列、另外 1 个节点的告警");
     }
 

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 
 use super::{Backend, Listing, Page, Store, StoreError, on_each, row::Columns, value::Stamp, within};
 use crate::{
-    alert::{Alert, AlertId, Channel, News, Notice, Severity, Subject, course::Step},
+    alert::{Alert, AlertId, Channel, News, Notice, Severity, Subject, course::Step, sight::CallSight},
     clock,
     task::TenantId,
 };
@@ -105,6 +105,12 @@ macro_rules! undelivered {
 const UNDELIVERED_POSTGRES: &str = undelivered!("= ANY($1)");
 const UNDELIVERED_SQLITE: &str = undelivered!("IN (SELECT value FROM json_each($1))");
 
+// Minutes, which the series keeps for longer than any rule looks back.
+const CALLS: &str = "\
+    SELECT tenant_id, model_name, CAST(sum(succeeded + failed + retried) AS BIGINT) AS calls, \
+        CAST(sum(failed + retried) AS BIGINT) AS failures \
+    FROM asynch_series WHERE span_seconds = 60 AND began_at > $1 GROUP BY tenant_id, model_name";
+
 /// An alert as it is listed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ListedAlert {
@@ -143,6 +149,20 @@ pub struct Claimed {
 }
 
 impl Store {
+    /// How the attempts of each lane ended since then, to the minute. Those that died with their worker
+    /// count where that ended their task.
+    ///
+    /// # Errors
+    /// Where the database is out of reach or a row cannot be read.
+    pub async fn calls_since(&self, since: DateTime<Utc>) -> Result<Vec<CallSight>, StoreError> {
+        within(async {
+            on_each!(&self.backend, read pool => {
+                sqlx::query(CALLS).bind(Stamp(since)).fetch_all(pool).await?.iter().map(read_calls).collect()
+            })
+        })
+        .await
+    }
+
     /// Every alert that has not ended, those that have not begun included.
     ///
     /// # Errors
@@ -401,6 +421,15 @@ fn read_alert(row: &impl Columns) -> Result<Alert, StoreError> {
         told_at: row.time_if_any("told_at")?,
         ended_at: row.time_if_any("ended_at")?,
         causes: serde_json::from_str(&row.text("causes")?).map_err(|error| unknown(&format!("causes: {error}")))?,
+    })
+}
+
+fn read_calls(row: &impl Columns) -> Result<CallSight, StoreError> {
+    Ok(CallSight {
+        tenant: TenantId(row.big("tenant_id")?),
+        model_name: row.text("model_name")?,
+        calls: row.big("calls")?,
+        failures: row.big("failures")?,
     })
 }
 

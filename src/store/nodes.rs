@@ -16,7 +16,7 @@ use super::{
     value::{Id, Stamp},
     within,
 };
-use crate::{alert::sight::LostNode, clock, task::NodeId};
+use crate::{alert::sight::{LiveNode, LostNode}, clock, task::NodeId};
 
 // Registering twice is extending: the answer to the first try may have been lost on its way.
 const REGISTER_POSTGRES: &str = "\
@@ -86,6 +86,9 @@ const BURY_SQLITE: &str = "\
     DELETE FROM asynch_node WHERE lease_until < $4 AND EXISTS ( \
         SELECT 1 FROM asynch_watch WHERE watcher = $1 AND since <= $4 - $2 AND held_until > $4 + $3 \
     ) RETURNING node, name, lease_until";
+
+const LIVE_POSTGRES: &str = "SELECT name, started_at FROM asynch_node WHERE lease_until > now() LIMIT 1000";
+const LIVE_SQLITE: &str = "SELECT name, started_at FROM asynch_node WHERE lease_until > $1 LIMIT 1000";
 
 const LOST: &str = "SELECT name, last_seen, lost_at FROM asynch_lost_node WHERE lost_at > $1 ORDER BY lost_at LIMIT 1000";
 
@@ -169,6 +172,25 @@ impl Store {
                 let rows = sqlx::query(LOST).bind(Stamp(clock::now() - LOST_FOR)).fetch_all(pool).await?;
                 rows.iter().map(read_lost_node).collect()
             })
+        })
+        .await
+    }
+
+    /// Workers whose lease runs; 1000 at most.
+    ///
+    /// # Errors
+    /// Where the database is out of reach or a row cannot be read.
+    pub async fn live_nodes(&self) -> Result<Vec<LiveNode>, StoreError> {
+        within(async {
+            match &self.backend {
+                Backend::Postgres { pool, .. } => {
+                    sqlx::query(LIVE_POSTGRES).fetch_all(pool).await?.iter().map(read_live_node).collect()
+                }
+                Backend::Sqlite { readers, .. } => {
+                    let query = sqlx::query(LIVE_SQLITE).bind(Stamp(clock::now()));
+                    query.fetch_all(readers).await?.iter().map(read_live_node).collect()
+                }
+            }
         })
         .await
     }
@@ -372,4 +394,8 @@ fn read_node(row: &impl Columns) -> Result<Node, StoreError> {
 
 fn read_lost_node(row: &impl Columns) -> Result<LostNode, StoreError> {
     Ok(LostNode { name: row.text("name")?, last_seen: row.time("last_seen")?, lost_at: row.time("lost_at")? })
+}
+
+fn read_live_node(row: &impl Columns) -> Result<LiveNode, StoreError> {
+    Ok(LiveNode { name: row.text("name")?, started_at: row.time("started_at")? })
 }

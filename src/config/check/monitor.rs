@@ -50,6 +50,9 @@ const MAX_RULE_NAME: usize = 64;
 /// Most recipients of a mail.
 const MOST_RECIPIENTS: usize = 50;
 
+/// What certificates in PEM begin with.
+const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
+
 /// The keys of a rule.
 const KEYS: [&str; 13] = [
     "name",
@@ -356,7 +359,9 @@ fn authorities(key: &str, path: &str) -> Result<Vec<u8>, ConfigError> {
         key: key.to_owned(),
         message: format!("{path:?} cannot be read: {error}; accepted: {accepted}"),
     })?;
-    let has_certificates = lettre::transport::smtp::client::Certificate::from_pem(&pem).is_ok();
+    // The reader takes a file without any for one that is fine.
+    let is_pem = pem.windows(BEGIN.len()).any(|part| part == BEGIN);
+    let has_certificates = is_pem && lettre::transport::smtp::client::Certificate::from_pem(&pem).is_ok();
     if has_certificates { Ok(pem) } else { Err(refuse(key, path, accepted)) }
 }
 
