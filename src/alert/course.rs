@@ -220,7 +220,7 @@ mod tests {
         for second in [0, 60] {
             play.round(second, vec![finding(20)]);
         }
-        for second in (90..600).step_by(30) {
+        for second in (90..=600).step_by(30) {
             let holds = second % 60 == 0;
             play.round(second, if holds { vec![finding(20)] } else { Vec::new() });
         }

@@ -426,8 +426,8 @@ mod tests {
             letter.text,
             "The queue for tts of tenant 7\n\n  * 1,204,000 tasks are waiting (more than 1,000)\n  * the oldest task \
              has been waiting for 12m 30s (longer than 5m)\n  * 34.5% of 56 calls within 10m failed (more than \
-             20%)\n\nRule: slow <tts>\nSeverity: critical\nSince: 2026-11-22 18:00:00 CST\nNow: began (2026-11-22 \
-             20:05:05 CST)\n\nYou are told when it is over, and every 4h until then.\nhttps://models.example/\n"
+             20%)\n\nRule: slow <tts>\nSeverity: critical\nSince: 2026-11-22 10:00:00 CST\nNow: began (2026-11-22 \
+             12:05:05 CST)\n\nYou are told when it is over, and every 4h until then.\nhttps://models.example/\n"
         );
         assert!(letter.html.contains("slow &lt;tts&gt;") && !letter.html.contains("<tts>"), "{}", letter.html);
         let reminder = frame(Language::English).one(&slow(News::Reminded));
@@ -435,7 +435,7 @@ mod tests {
         assert!(reminder.text.contains("Now: has lasted for 2h 5m\n"), "{}", reminder.text);
         let end = frame(Language::English).one(&slow(News::Ended));
         assert!(end.subject.starts_with("[over] tts of tenant 7: "), "{}", end.subject);
-        assert!(end.text.contains("over since 2026-11-22 20:05:05 CST, after 2h 5m"), "{}", end.text);
+        assert!(end.text.contains("over since 2026-11-22 12:05:05 CST, after 2h 5m"), "{}", end.text);
     }
 
     #[test]
@@ -447,11 +447,11 @@ mod tests {
              10 分 内 56 次调用有 34.5% 失败（上限 20%）"
         );
         assert!(letter.text.starts_with("租户 7 的模型 tts 的队列\n"), "{}", letter.text);
-        assert!(letter.text.contains("规则: slow <tts>\n级别: 严重\n起始时间: 2026-11-22 18:00:00 CST\n"), "{}", letter.text);
+        assert!(letter.text.contains("规则: slow <tts>\n级别: 严重\n起始时间: 2026-11-22 10:00:00 CST\n"), "{}", letter.text);
         assert!(letter.text.contains("恢复时会再通知；在此之前每 4 小时 提醒一次。"), "{}", letter.text);
         let end = frame(Language::Chinese).one(&slow(News::Ended));
         assert!(end.subject.starts_with("[已恢复] 租户 7"), "{}", end.subject);
-        assert!(end.text.contains("已于 2026-11-22 20:05:05 CST 恢复，共持续 2 小时 5 分"), "{}", end.text);
+        assert!(end.text.contains("已于 2026-11-22 12:05:05 CST 恢复，共持续 2 小时 5 分"), "{}", end.text);
     }
 
     #[test]
@@ -461,7 +461,7 @@ mod tests {
         let lost = notice(News::Began, &Subject::Node("gpu-1".into()), vec![Cause::NodeLost { nodes: 1, at }]);
         assert_eq!(
             english.one(&lost).subject,
-            "[critical] node gpu-1: went without a word; declared dead at 2026-11-22 18:00:00 CST, its tasks went to others"
+            "[critical] node gpu-1: went without a word; declared dead at 2026-11-22 10:00:00 CST, its tasks went to others"
         );
         let down = notice(News::Began, &Subject::Dependency(Dependency::Database), vec![Cause::DependencyDown]);
         assert_eq!(english.one(&down).subject, "[critical] the database: does not answer");

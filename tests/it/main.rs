@@ -22,6 +22,7 @@ mod engine;
 mod fuzz;
 mod lifecycle;
 mod migrations;
+mod monitor;
 mod outage;
 mod permits;
 mod real_model;

@@ -552,7 +552,7 @@ mod tests {
         assert_eq!(webhook("https://hook.example/x", secret).unwrap().unwrap().secret.len(), 24);
         assert!(webhook("", "").unwrap().is_none());
         for (url, secret, message) in [
-            ("hook.example", secret, "monitor.webhook.url: \"hook.example\""),
+            ("hook.example", secret, "monitor.webhook.url: \"****\" cannot be used"),
             ("", secret, "monitor.webhook.url: is required"),
             ("http://127.0.0.1/x", secret, "monitor.webhook.url: cannot be used: 127.0.0.1 is in a private network"),
             ("http://169.254.169.254/", secret, "monitor.webhook.url: cannot be used"),

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Every route that reads a body, with its method.
-const WITH_BODY: [(&str, &str); 9] = [
+const WITH_BODY: [(&str, &str); 10] = [
     ("POST", "/task/createTask"),
     ("POST", "/task/getTaskBatch"),
     ("POST", "/task/listTask"),
@@ -19,6 +19,7 @@ const WITH_BODY: [(&str, &str); 9] = [
     ("POST", "/model/listModel"),
     ("POST", "/stat/listModelStat"),
     ("POST", "/opLog/listOpLog"),
+    ("POST", "/monitor/listAlert"),
 ];
 
 backend_test!(a_body_that_is_no_json_object_is_refused_by_every_route, async |db: &TestDb| {
