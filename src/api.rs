@@ -21,6 +21,7 @@ mod maintenance;
 mod metrics;
 mod model_fields;
 mod models;
+mod monitor;
 mod nodes;
 mod openapi;
 mod oplog;
@@ -174,6 +175,7 @@ fn routes() -> Vec<Route> {
         route(POST, "/stat/getOverview", Known(StatRead), overview::get_overview),
         route(POST, "/stat/listLane", Known(StatRead), overview::list_lane),
         route(POST, "/opLog/listOpLog", Known(StatRead), oplog::list_op_log),
+        route(POST, "/monitor/listAlert", Known(StatRead), monitor::list_alert),
         route(GET, "/caller/getCaller", Caller, callers::get_caller),
         // Whoever looks after the service.
         route(GET, "/node/getHealth", Known(StatRead), nodes::get_health),

@@ -19,6 +19,7 @@ use crate::{
     consul::{Registration, Services},
     maintenance::Maintenance,
     metrics::Metrics,
+    monitor::{self, Monitor},
     oplog,
     permits::{self, Permits},
     recorder::Recorder,
@@ -173,6 +174,14 @@ impl App {
         if config.maintenance.enabled {
             parts.push(part("maintenance", |stop| maintenance.run(stop)));
         }
+        let monitor_parts = monitor::Parts {
+            store: store.clone(),
+            census: census.clone(),
+            permits: permits.clone(),
+            storage: storage.clone(),
+        };
+        let monitor = Monitor::new(monitor_parts, &config).map_err(anyhow::Error::msg)?;
+        parts.push(part("monitor", |stop| monitor.run(stop)));
         let grace = config.server.shutdown_grace;
         let egress = config.egress.clone();
         let state = ApiState::from(api::Parts {

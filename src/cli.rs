@@ -1,5 +1,6 @@
 //! The command line: one file for each subcommand.
 
+mod alert;
 mod bench;
 mod check_config;
 pub mod demo;
@@ -29,6 +30,7 @@ Examples:
   model-asynch --config /etc/model-asynch.yml   serve with another file
   MODEL_ASYNCH__SERVER__ADDRESS=127.0.0.1:9000 model-asynch
   model-asynch token create --tenant 7 --user ci --scopes task:write,task:read --expires 30d
+  model-asynch alert test                       see whether alerts arrive
   model-asynch check-config                     show what is in force, and what looks wrong
 
 Every key of config.yml can be set by the environment: MODEL_ASYNCH__WORKER__LEASE_SECONDS is
@@ -74,6 +76,9 @@ enum Command {
     /// Change the key that secrets are stored under
     #[command(subcommand)]
     Secrets(secrets::Command),
+    /// See whether operators can be told
+    #[command(subcommand)]
+    Alert(alert::Command),
     /// Ask a running service whether it is ready; exit code 0 if it is, 1 if not
     Healthcheck(healthcheck::Args),
 }
@@ -95,6 +100,7 @@ impl Cli {
             Command::Token(command) => block_on(token::run(command, load_from(file)?)),
             Command::Maintenance(command) => block_on(maintenance::run(command, load_from(file)?)),
             Command::Secrets(command) => block_on(secrets::run(command, load_from(file)?)),
+            Command::Alert(command) => block_on(alert::run(command, load_from(file)?)),
             // Any trouble means "not ready" here, a bad configuration too.
             Command::Healthcheck(args) => block_on(healthcheck::run(args, || Ok(load_from(file)?))),
         }

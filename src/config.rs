@@ -12,9 +12,11 @@ mod warnings;
 use std::{fmt, net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use chrono_tz::Tz;
+use lettre::message::Mailbox;
 use url::Url;
 
 use crate::{
+    alert::rules::Rule,
     egress::Egress,
     job::{Job, schedule::Schedule},
     jwt::{KeySet, Rules},
@@ -52,6 +54,8 @@ pub struct Config {
     pub oss: Oss,
     /// Time zone in which days of the statistics begin.
     pub stat_zone: Tz,
+    /// Telling operators.
+    pub monitor: Monitor,
     /// Logging.
     pub log: Log,
     /// The page of metrics.
@@ -257,6 +261,71 @@ pub struct S3 {
     pub presign_for: Duration,
 }
 
+/// Telling operators what they should know.
+#[derive(Debug, Clone)]
+pub struct Monitor {
+    /// Time between two looks at the rules.
+    pub interval: Duration,
+    /// What they want to be told of.
+    pub rules: Vec<Rule>,
+    /// How often an alert that lasts is told again; `None` = once is enough.
+    pub remind_every: Option<Duration>,
+    /// Language of mails.
+    pub language: Language,
+    /// Alerts by mail.
+    pub email: Option<Email>,
+    /// Alerts for programs.
+    pub webhook: Option<Webhook>,
+}
+
+/// Languages that mails are written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Language {
+    /// English.
+    English,
+    /// Chinese.
+    Chinese,
+}
+
+/// How mails are sent.
+#[derive(Clone)]
+pub struct Email {
+    /// The SMTP server.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// How the connection is kept secret.
+    pub tls: MailTls,
+    /// PEM with authorities to trust besides the system's.
+    pub authorities: Option<Vec<u8>>,
+    /// User and password.
+    pub login: Option<(String, String)>,
+    /// The sender.
+    pub from: Mailbox,
+    /// The recipients.
+    pub to: Vec<Mailbox>,
+}
+
+/// How a connection to a mail server is kept secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MailTls {
+    /// It is not.
+    None,
+    /// It begins in clear and must change to TLS before anything is said.
+    StartTls,
+    /// TLS from the first byte on.
+    Tls,
+}
+
+/// Where alerts are posted.
+#[derive(Clone)]
+pub struct Webhook {
+    /// An absolute http(s) URL.
+    pub url: Url,
+    /// What they are signed with.
+    pub secret: Vec<u8>,
+}
+
 /// Logging.
 #[derive(Debug, Clone)]
 pub struct Log {
@@ -407,6 +476,21 @@ impl fmt::Debug for Consul {
     }
 }
 
+impl fmt::Debug for Email {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let user = self.login.as_ref().map(|(user, _)| user);
+        let mut shown = f.debug_struct("Email");
+        shown.field("host", &self.host).field("port", &self.port).field("tls", &self.tls).field("user", &user);
+        shown.finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Webhook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&keys::shown("monitor.webhook.url", &self.url.as_str().into()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -428,6 +512,13 @@ mod tests {
         raw.consul.address = "http://127.0.0.1:8500".into();
         raw.consul.token = "geheim".into();
         raw.telemetry.otlp_headers = "Authorization:Bearer geheim".into();
+        raw.monitor.email.host = "mail.example".into();
+        raw.monitor.email.from = "a@example.com".into();
+        raw.monitor.email.to = "b@example.com".into();
+        raw.monitor.email.user = "a".into();
+        raw.monitor.email.password = "geheim".into();
+        raw.monitor.webhook.url = "https://me:geheim@hook.example".into();
+        raw.monitor.webhook.secret = "whsec_BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=".into();
         let shown = format!("{:?}", check::check(&raw).unwrap());
         assert!(shown.contains("models") && shown.contains("postgres://app:****@db/app"), "{shown}");
         assert!(!shown.contains("geheim") && !shown.contains("BwcH"), "{shown}");

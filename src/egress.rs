@@ -15,6 +15,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tracing::warn;
 use url::{Host, Url};
 
@@ -182,6 +183,18 @@ impl Egress {
             Otherwise::Public => denied("is in a private network; the operator can add it to egress.allow"),
             Otherwise::None => denied("may not be called; the operator can add it to egress.allow"),
         }
+    }
+}
+
+/// For clients that are to connect to what may be called only: names lead to such addresses, and to
+/// no others. What has no name to resolve is for [`Egress::check_literal`].
+impl Resolve for Egress {
+    fn resolve(&self, name: Name) -> Resolving {
+        let egress = self.clone();
+        Box::pin(async move {
+            let addresses: Addrs = Box::new(Egress::resolve(&egress, name.as_str()).await?.into_iter());
+            Ok(addresses)
+        })
     }
 }
 

@@ -9,10 +9,10 @@
 //! Arrows point down only:
 //!
 //! ```text
-//! cli ─▶ app ─▶ { api, worker, cleaner, maintenance, vitals }
+//! cli ─▶ app ─▶ { api, worker, cleaner, maintenance, monitor, vitals }
 //!                  ─▶ { catalog, census, tenants, oplog, recorder, store, permits, wake, watch, turn, storage, spool, trips,
 //!                       periodic, trace, consul }
-//!                       ─▶ { metrics, series, task, model, caller, tenant, job, token, jwt, stats, config, secrets, egress,
+//!                       ─▶ { metrics, series, task, model, alert, caller, tenant, job, token, jwt, stats, config, secrets, egress,
 //!                            clock, log_level, faults, breath }
 //! ```
 //!
@@ -28,6 +28,7 @@
 //!   steps of a task's life.
 //! * [`cleaner`]: due retries, dead workers' tasks, what waited too long, what is past its time.
 //! * [`maintenance`]: jobs on a schedule, above all what deletes old rows.
+//! * [`monitor`]: looks whether a rule is broken, and tells operators; `alert` says when.
 //! * [`spool`] and [`storage`]: results on their way, and where they end up.
 //! * [`metrics`]: what this process counts; [`series`]: the values it adds up minute by minute, which
 //!   [`recorder`] writes; [`vitals`]: whether what it depends on answers.
@@ -46,7 +47,7 @@
 //!
 //! Each is guarded by a lint (`.clippy.toml`) or by `tests/it/tidy.rs`.
 //!
-//! 1. `task`, `model` and `stats` are pure: values in, values out; no I/O, no clock.
+//! 1. `task`, `model`, `alert` and `stats` are pure: values in, values out; no I/O, no clock.
 //! 2. Only `task::lifecycle` makes a `Transition`. Every write of state, phase or attempt on an
 //!    existing row is one, applied under the guard of state *and* attempt, or one of the two bulk
 //!    changes it defines; a stale writer stops quietly.
@@ -64,6 +65,7 @@ pub mod app;
 pub mod api;
 pub mod cleaner;
 pub mod maintenance;
+pub mod monitor;
 pub mod vitals;
 pub mod worker;
 
@@ -84,6 +86,7 @@ pub mod turn;
 pub mod wake;
 pub mod watch;
 
+pub mod alert;
 mod breath;
 pub mod caller;
 pub mod clock;

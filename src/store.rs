@@ -8,6 +8,7 @@
 //! Statements that both dialects read alike are written once, next to their verb, and run through
 //! `on_each!`; what must be worded differently is in `postgres` and `sqlite`, under the same names.
 
+pub mod alerts;
 pub mod bench;
 pub mod census;
 pub mod jobs;

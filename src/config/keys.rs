@@ -12,7 +12,7 @@ use crate::tenant::TERMS;
 const MASK: &str = "****";
 
 /// Values that are never shown.
-const SECRET: [&str; 9] = [
+const SECRET: [&str; 11] = [
     "auth.gatewaySecret",
     "auth.jwt.secret",
     "metrics.token",
@@ -22,10 +22,12 @@ const SECRET: [&str; 9] = [
     "oss.secretKey",
     "telemetry.otlpHeaders",
     "consul.token",
+    "monitor.email.password",
+    "monitor.webhook.secret",
 ];
 
 /// Values that are shown without the password they may carry.
-const URLS: [&str; 9] = [
+const URLS: [&str; 10] = [
     "auth.jwt.jwksUrl",
     "database.url",
     "redis.url",
@@ -35,6 +37,7 @@ const URLS: [&str; 9] = [
     "oss.publicUrl",
     "telemetry.otlpEndpoint",
     "consul.address",
+    "monitor.webhook.url",
 ];
 
 /// The section whose sections are named by whoever writes the file.

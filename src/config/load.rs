@@ -152,6 +152,8 @@ fn of_the_type(default: &Value, text: String) -> config::Value {
         Value::Number(share) if share.is_f64() => text.trim().parse::<f64>().map_or_else(|_| text.into(), Into::into),
         Value::Number(_) => text.trim().parse::<i64>().map_or_else(|_| text.into(), Into::into),
         Value::Bool(_) => text.trim().to_lowercase().parse::<bool>().map_or_else(|_| text.into(), Into::into),
+        // A list is written as JSON there.
+        Value::Array(_) => serde_json::from_str(&text).unwrap_or_else(|_| text.into()),
         _ => text.into(),
     }
 }
@@ -201,11 +203,13 @@ fn unknown(known: &[Key], path: &str) -> ConfigError {
 fn typed(known: &[Key], tree: &Value) -> Result<RawConfig, ConfigError> {
     let parsed: Result<RawConfig, _> = serde_path_to_error::deserialize(tree);
     parsed.map_err(|error| {
-        let path = error.path().to_string();
+        // A list is one key, whichever of its entries is wrong.
+        let path = error.path().to_string().split('[').next().unwrap_or_default().to_owned();
         let value = tree.pointer(&format!("/{}", path.replace('.', "/"))).cloned().unwrap_or_default();
         let accepted = match known.iter().find(|key| key.path == path).map(|key| &key.default) {
             Some(Value::Number(_)) => "a whole number",
             Some(Value::Bool(_)) => "true or false",
+            Some(Value::Array(_)) => "a list of sections; in the environment a JSON array of objects",
             _ if value.is_number() || value.is_boolean() => "a text; put this in quotes",
             _ => "a text",
         };

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// The whole file.
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -38,6 +39,8 @@ pub struct RawConfig {
     pub oss: RawOss,
     /// Statistics.
     pub stat: RawStat,
+    /// Telling operators.
+    pub monitor: RawMonitor,
     /// Logging.
     pub log: RawLog,
     /// The page of metrics.
@@ -324,6 +327,57 @@ pub struct RawStat {
     pub timezone: String,
 }
 
+/// `monitor`
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RawMonitor {
+    /// Time between two looks at the rules, which one node takes at a time: 100ms to 1h. Default `30s`.
+    pub interval: String,
+    /// A list of rules; what each of them may say is in `check/monitor.rs`. Default empty: nothing is
+    /// looked at.
+    pub rules: Vec<Map<String, Value>>,
+    /// How often an alert that lasts is told again: 1s to 30days, or `off`. Default `4h`.
+    pub remind_every: String,
+    /// Language of mails: `en` or `zh`. Default `en`.
+    pub language: String,
+    /// Alerts by mail.
+    pub email: RawEmail,
+    /// Alerts for programs.
+    pub webhook: RawWebhook,
+}
+
+/// `monitor.email`
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RawEmail {
+    /// The SMTP server. Default empty: no mails.
+    pub host: String,
+    /// Its port, 0 to 65535. Default 0: 25 without TLS, 587 with STARTTLS, 465 with TLS.
+    pub port: i64,
+    /// `starttls`, `tls` (from the first byte on) or `none`. Default `starttls`.
+    pub tls: String,
+    /// PEM file with certificates of authorities to trust besides the system's. Default empty.
+    pub ca_file: String,
+    /// Who logs in. Default empty: nobody.
+    pub user: String,
+    /// The password. Default empty.
+    pub password: String,
+    /// The sender: `alerts@example.com` or `Alerts <alerts@example.com>`. Required with a host.
+    pub from: String,
+    /// The recipients, divided by commas. Required with a host.
+    pub to: String,
+}
+
+/// `monitor.webhook`
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RawWebhook {
+    /// Where alerts are posted, an absolute http(s) URL; the rules of egress hold. Default empty.
+    pub url: String,
+    /// What they are signed with: `whsec_` and 24 to 64 bytes in base64. Required with a URL.
+    pub secret: String,
+}
+
 /// `log`
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -509,6 +563,34 @@ impl Default for RawOss {
 impl Default for RawStat {
     fn default() -> RawStat {
         RawStat { timezone: "UTC".into() }
+    }
+}
+
+impl Default for RawMonitor {
+    fn default() -> RawMonitor {
+        RawMonitor {
+            interval: "30s".into(),
+            rules: Vec::new(),
+            remind_every: "4h".into(),
+            language: "en".into(),
+            email: RawEmail::default(),
+            webhook: RawWebhook::default(),
+        }
+    }
+}
+
+impl Default for RawEmail {
+    fn default() -> RawEmail {
+        RawEmail {
+            host: String::new(),
+            port: 0,
+            tls: "starttls".into(),
+            ca_file: String::new(),
+            user: String::new(),
+            password: String::new(),
+            from: String::new(),
+            to: String::new(),
+        }
     }
 }
 

@@ -1,8 +1,10 @@
 //! What is legal and still likely to be a mistake: settings that do not fit together.
 
+use std::net::IpAddr;
+
 use url::{Host, Url};
 
-use super::{Auth, Config, Database, JwtKeys, OssKind};
+use super::{Auth, Config, Database, Email, JwtKeys, MailTls, OssKind};
 
 impl Config {
     /// One sentence for each such pair of settings.
@@ -89,6 +91,22 @@ impl Config {
                 && (loopback || self.server.address.ip().is_unspecified()),
             "consul.serviceAddress is not set, consul.address is on another machine, and server.address is none that it \
              could reach: this node's check will fail",
+        );
+        warn(
+            !self.monitor.rules.is_empty() && self.monitor.email.is_none() && self.monitor.webhook.is_none(),
+            "monitor.rules are set, but neither monitor.email nor monitor.webhook: alerts only show in the log",
+        );
+        warn(
+            self.monitor.rules.is_empty() && (self.monitor.email.is_some() || self.monitor.webhook.is_some()),
+            "monitor.email or monitor.webhook is set, but monitor.rules is empty: nobody will be told of anything",
+        );
+        let tells_the_password = |email: &Email| {
+            let is_here = email.host == "localhost" || email.host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+            email.tls == MailTls::None && email.login.is_some() && !is_here
+        };
+        warn(
+            self.monitor.email.as_ref().is_some_and(tells_the_password),
+            "monitor.email.tls is none: the password goes to the mail server in clear; use starttls or tls",
         );
         found
     }
@@ -256,6 +274,42 @@ mod tests {
             raw.oss.kind = "http".into();
             raw.oss.url = "http://files.example/upload".into();
             raw.oss.delete_on_purge = true;
+        });
+    }
+
+    fn mail(raw: &mut RawConfig) {
+        raw.monitor.email.host = "mail.example".into();
+        raw.monitor.email.from = "a@example.com".into();
+        raw.monitor.email.to = "b@example.com".into();
+    }
+
+    #[test]
+    fn rules_without_a_channel_and_channels_without_a_rule_are_warned_of() {
+        let rule = serde_json::json!({ "name": "lost", "nodeLost": true }).as_object().unwrap().clone();
+        warned(&["monitor.rules are set, but"], |raw| raw.monitor.rules = vec![rule.clone()]);
+        warned(&["monitor.email or monitor.webhook is set, but"], mail);
+        warned(&[], |raw| {
+            mail(raw);
+            raw.monitor.rules = vec![rule];
+        });
+    }
+
+    #[test]
+    fn a_password_in_clear_is_warned_of() {
+        let login = |raw: &mut RawConfig| {
+            mail(raw);
+            raw.monitor.email.user = "a".into();
+            raw.monitor.email.password = "b".into();
+        };
+        warned(&["monitor.email or monitor.webhook is set, but"], login);
+        warned(&["monitor.email or monitor.webhook is set, but", "monitor.email.tls is none"], |raw| {
+            login(raw);
+            raw.monitor.email.tls = "none".into();
+        });
+        warned(&["monitor.email or monitor.webhook is set, but"], |raw| {
+            login(raw);
+            raw.monitor.email.tls = "none".into();
+            raw.monitor.email.host = "127.0.0.1".into();
         });
     }
 }

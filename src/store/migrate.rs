@@ -9,7 +9,7 @@ use sqlx::{
 use super::{Backend, StoreError, on_each};
 
 /// Number, name, text for Postgres, text for SQLite.
-const MIGRATIONS: [(i64, &str, &str, &str); 7] = [
+const MIGRATIONS: [(i64, &str, &str, &str); 8] = [
     (
         1,
         "tables",
@@ -51,6 +51,12 @@ const MIGRATIONS: [(i64, &str, &str, &str); 7] = [
         "maintenance",
         include_str!("../../migrations/postgres/0007_maintenance.sql"),
         include_str!("../../migrations/sqlite/0007_maintenance.sql"),
+    ),
+    (
+        8,
+        "alerts",
+        include_str!("../../migrations/postgres/0008_alerts.sql"),
+        include_str!("../../migrations/sqlite/0008_alerts.sql"),
     ),
 ];
 

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use sqlx::SqlitePool;
 
 use super::{
     Backend, Store, StoreError, on_each,
@@ -15,7 +16,11 @@ use super::{
     value::{Id, Stamp},
     within,
 };
-use crate::{clock, task::NodeId};
+use crate::{
+    alert::sight::{LiveNode, LostNode},
+    clock,
+    task::NodeId,
+};
 
 // Registering twice is extending: the answer to the first try may have been lost on its way.
 const REGISTER_POSTGRES: &str = "\
@@ -34,6 +39,15 @@ const RENEW_SQLITE: &str = "UPDATE asynch_node SET lease_until = $2 WHERE node =
 const REMOVE: &str = "DELETE FROM asynch_node WHERE node = $1";
 
 const REMOVE_ALL: &str = "DELETE FROM asynch_node";
+
+const LOSE_ALL: &str = "\
+    INSERT INTO asynch_lost_node (node, name, last_seen, lost_at) SELECT node, name, $1, $1 FROM asynch_node WHERE true \
+    ON CONFLICT (node) DO NOTHING";
+
+const LOSE: &str = "\
+    INSERT INTO asynch_lost_node (node, name, last_seen, lost_at) VALUES ($1, $2, $3, $4) ON CONFLICT (node) DO NOTHING";
+
+const FORGET_LOST: &str = "DELETE FROM asynch_lost_node WHERE lost_at < $1";
 
 // A watch that was let go for a third of its length begins anew: whoever held it was cut off, and
 // may have told others so.
@@ -62,13 +76,29 @@ const BURY_POSTGRES: &str = "\
                                    AND held_until > now() + make_interval(secs => $3) \
     ), gone AS ( \
         DELETE FROM asynch_watch WHERE held_until < now() AND EXISTS (SELECT FROM watch) \
+    ), dead AS ( \
+        DELETE FROM asynch_node WHERE lease_until < now() AND EXISTS (SELECT FROM watch) \
+        RETURNING node, name, lease_until \
+    ), forgotten AS ( \
+        DELETE FROM asynch_lost_node WHERE lost_at < now() - make_interval(secs => $4) AND EXISTS (SELECT FROM dead) \
     ) \
-    DELETE FROM asynch_node WHERE lease_until < now() AND EXISTS (SELECT FROM watch) RETURNING node";
+    INSERT INTO asynch_lost_node (node, name, last_seen, lost_at) \
+    SELECT node, name, lease_until - make_interval(secs => $2), now() FROM dead \
+    ON CONFLICT (node) DO UPDATE SET lost_at = EXCLUDED.lost_at RETURNING node";
 
 const BURY_SQLITE: &str = "\
     DELETE FROM asynch_node WHERE lease_until < $4 AND EXISTS ( \
         SELECT 1 FROM asynch_watch WHERE watcher = $1 AND since <= $4 - $2 AND held_until > $4 + $3 \
-    ) RETURNING node";
+    ) RETURNING node, name, lease_until";
+
+const LIVE_POSTGRES: &str = "SELECT name, started_at FROM asynch_node WHERE lease_until > now() LIMIT 1000";
+const LIVE_SQLITE: &str = "SELECT name, started_at FROM asynch_node WHERE lease_until > $1 LIMIT 1000";
+
+const LOST: &str =
+    "SELECT name, last_seen, lost_at FROM asynch_lost_node WHERE lost_at > $1 ORDER BY lost_at LIMIT 1000";
+
+/// How long a node that was declared dead is remembered.
+pub const LOST_FOR: Duration = Duration::from_secs(86_400);
 
 /// Workers, and processes that only clean. A process is told by its name, for its worker and its
 /// watch have ids of their own.
@@ -137,6 +167,39 @@ impl Store {
         .await
     }
 
+    /// Nodes that were declared dead within [`LOST_FOR`], in that order; 1000 at most.
+    ///
+    /// # Errors
+    /// Where the database is out of reach or a row cannot be read.
+    pub async fn lost_nodes(&self) -> Result<Vec<LostNode>, StoreError> {
+        within(async {
+            on_each!(&self.backend, read pool => {
+                let rows = sqlx::query(LOST).bind(Stamp(clock::now() - LOST_FOR)).fetch_all(pool).await?;
+                rows.iter().map(read_lost_node).collect()
+            })
+        })
+        .await
+    }
+
+    /// Workers whose lease runs; 1000 at most.
+    ///
+    /// # Errors
+    /// Where the database is out of reach or a row cannot be read.
+    pub async fn live_nodes(&self) -> Result<Vec<LiveNode>, StoreError> {
+        within(async {
+            match &self.backend {
+                Backend::Postgres { pool, .. } => {
+                    sqlx::query(LIVE_POSTGRES).fetch_all(pool).await?.iter().map(read_live_node).collect()
+                }
+                Backend::Sqlite { readers, .. } => {
+                    let query = sqlx::query(LIVE_SQLITE).bind(Stamp(clock::now()));
+                    query.fetch_all(readers).await?.iter().map(read_live_node).collect()
+                }
+            }
+        })
+        .await
+    }
+
     /// Writes the lease row of a new incarnation.
     ///
     /// # Errors
@@ -193,13 +256,21 @@ impl Store {
         .await
     }
 
-    /// Deletes every lease row: for an embedded store at boot, whose lock says that nobody else is.
+    /// Deletes every lease row, whose nodes died: for an embedded store at boot, whose lock says that
+    /// nobody else is.
     ///
     /// # Errors
     /// Where the database is out of reach.
     pub async fn bury_every_node(&self) -> Result<(), StoreError> {
         within(async {
-            on_each!(&self.backend, write pool => { sqlx::query(REMOVE_ALL).execute(pool).await?; });
+            let now = clock::now();
+            on_each!(&self.backend, write pool => {
+                let mut transaction = pool.begin().await?;
+                sqlx::query(FORGET_LOST).bind(Stamp(now - LOST_FOR)).execute(&mut *transaction).await?;
+                sqlx::query(LOSE_ALL).bind(Stamp(now)).execute(&mut *transaction).await?;
+                sqlx::query(REMOVE_ALL).execute(&mut *transaction).await?;
+                transaction.commit().await?;
+            });
             Ok(())
         })
         .await
@@ -279,18 +350,39 @@ impl Store {
             let dead: Vec<Id> = match &self.backend {
                 Backend::Postgres { pool, .. } => {
                     let query = sqlx::query_scalar(BURY_POSTGRES).bind(Id(watcher.0));
-                    query.bind(lease.as_secs_f64()).bind(fresh.as_secs_f64()).fetch_all(pool).await?
+                    let query = query.bind(lease.as_secs_f64()).bind(fresh.as_secs_f64());
+                    query.bind(LOST_FOR.as_secs_f64()).fetch_all(pool).await?
                 }
-                Backend::Sqlite { writer, .. } => {
-                    let query = sqlx::query_scalar(BURY_SQLITE).bind(Id(watcher.0));
-                    let query = query.bind(micros(lease)).bind(micros(fresh));
-                    query.bind(Stamp(clock::now())).fetch_all(writer).await?
-                }
+                Backend::Sqlite { writer, .. } => bury_in_sqlite(writer, watcher, lease, fresh).await?,
             };
             Ok(dead.into_iter().map(|id| NodeId(id.0)).collect())
         })
         .await
     }
+}
+
+async fn bury_in_sqlite(
+    writer: &SqlitePool,
+    watcher: NodeId,
+    lease: Duration,
+    fresh: Duration,
+) -> Result<Vec<Id>, StoreError> {
+    let now = clock::now();
+    let mut transaction = writer.begin().await?;
+    let query = sqlx::query(BURY_SQLITE).bind(Id(watcher.0)).bind(micros(lease)).bind(micros(fresh));
+    let rows = query.bind(Stamp(now)).fetch_all(&mut *transaction).await?;
+    let mut dead = Vec::new();
+    for row in &rows {
+        let node = Id(row.uuid("node")?);
+        let query = sqlx::query(LOSE).bind(node).bind(row.text("name")?).bind(Stamp(row.time("lease_until")? - lease));
+        query.bind(Stamp(now)).execute(&mut *transaction).await?;
+        dead.push(node);
+    }
+    if !dead.is_empty() {
+        sqlx::query(FORGET_LOST).bind(Stamp(now - LOST_FOR)).execute(&mut *transaction).await?;
+    }
+    transaction.commit().await?;
+    Ok(dead)
 }
 
 fn read_node(row: &impl Columns) -> Result<Node, StoreError> {
@@ -303,4 +395,12 @@ fn read_node(row: &impl Columns) -> Result<Node, StoreError> {
         running: row.big("running")?,
         cleans: row.flag("cleans")?,
     })
+}
+
+fn read_lost_node(row: &impl Columns) -> Result<LostNode, StoreError> {
+    Ok(LostNode { name: row.text("name")?, last_seen: row.time("last_seen")?, lost_at: row.time("lost_at")? })
+}
+
+fn read_live_node(row: &impl Columns) -> Result<LiveNode, StoreError> {
+    Ok(LiveNode { name: row.text("name")?, started_at: row.time("started_at")? })
 }

@@ -6,7 +6,6 @@ use chrono::{DateTime, Utc};
 use futures::StreamExt as _;
 use reqwest::{
     Client, RequestBuilder, Response, StatusCode,
-    dns::{Addrs, Name, Resolve, Resolving},
     header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
 };
 use serde_json::value::RawValue;
@@ -60,7 +59,7 @@ impl ModelClient {
     /// Where the TLS set-up of the machine is unusable.
     pub(super) fn new(egress: &Egress, services: Services, tracer: Tracer) -> reqwest::Result<ModelClient> {
         let http = Client::builder()
-            .dns_resolver(Arc::new(Allowed(egress.clone())))
+            .dns_resolver(Arc::new(egress.clone()))
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .tcp_keepalive(Duration::from_secs(30))
@@ -68,19 +67,6 @@ impl ModelClient {
             .user_agent(concat!("model-asynch/", env!("CARGO_PKG_VERSION")))
             .build()?;
         Ok(ModelClient { http, egress: egress.clone(), services, tracer })
-    }
-}
-
-/// Resolves names to the addresses that may be dialled, and to no others.
-struct Allowed(Egress);
-
-impl Resolve for Allowed {
-    fn resolve(&self, name: Name) -> Resolving {
-        let egress = self.0.clone();
-        Box::pin(async move {
-            let addresses: Addrs = Box::new(egress.resolve(name.as_str()).await?.into_iter());
-            Ok(addresses)
-        })
     }
 }
 

@@ -45,6 +45,7 @@ fn help_lists_the_commands_with_examples() {
         "migrate",
         "check-config",
         "openapi",
+        "alert",
         "healthcheck",
         "--config",
         "Examples:",

@@ -26,6 +26,7 @@ mod lifecycle;
 mod maintenance;
 mod metrics;
 mod migrations;
+mod monitor;
 mod outage;
 mod permits;
 mod real_model;

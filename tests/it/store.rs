@@ -1,5 +1,6 @@
 //! The conformance suite: every verb of the store, on both backends.
 
+mod alerts;
 mod jobs;
 mod models;
 mod nodes;

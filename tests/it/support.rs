@@ -13,3 +13,4 @@ pub mod proxy;
 pub mod raw;
 pub mod redis;
 pub mod s3;
+pub mod smtp;

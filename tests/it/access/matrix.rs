@@ -118,7 +118,7 @@ fn request(route: &Route, things: &Things, count: usize) -> (String, Value, u16)
         // As it is for all, so that nobody is held up.
         ("POST", "/tenant/updateTenant") => (String::new(), json!({ "requestsPerSecond": null }), 200),
         ("GET", "/tenant/getTenant") => (String::new(), Value::Null, 200),
-        ("POST", "/tenant/listTenant" | "/maintenance/listJob" | "/maintenance/listRun") => {
+        ("POST", "/tenant/listTenant" | "/maintenance/listJob" | "/maintenance/listRun" | "/monitor/listAlert") => {
             (String::new(), json!({}), 200)
         }
         ("POST", "/maintenance/runJob") => (String::new(), json!({ "job": "nothing" }), 404),

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Every route that reads a body, with its method.
-const WITH_BODY: [(&str, &str); 13] = [
+const WITH_BODY: [(&str, &str); 14] = [
     ("POST", "/task/createTask"),
     ("POST", "/task/getTaskBatch"),
     ("POST", "/task/listTask"),
@@ -23,6 +23,7 @@ const WITH_BODY: [(&str, &str); 13] = [
     ("POST", "/stat/listLane"),
     ("POST", "/opLog/listOpLog"),
     ("POST", "/node/listNode"),
+    ("POST", "/monitor/listAlert"),
 ];
 
 backend_test!(a_body_that_is_no_json_object_is_refused_by_every_route, async |db: &TestDb| {

@@ -36,6 +36,7 @@ async fn every_route(api: &Api, named: Option<&Value>) -> Vec<(String, Answer)> 
         ("POST", "/stat/getOverview", json!({})),
         ("POST", "/stat/listLane", json!({})),
         ("POST", "/opLog/listOpLog", json!({})),
+        ("POST", "/monitor/listAlert", json!({})),
     ] {
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         let in_query = match named {

@@ -60,6 +60,7 @@ const FIELDS: [(&str, &str, &[&str]); 9] = [
     ("POST", "/model/listModel", &["page", "modelName", "tenantId"]),
     ("POST", "/stat/listModelStat", &["page", "startDay", "endDay", "creator", "modelName", "tenantId"]),
     ("POST", "/opLog/listOpLog", &["page", "opType", "modelName", "taskId", "success", "tenantId"]),
+    ("POST", "/monitor/listAlert", &["page", "open", "tenantId"]),
 ];
 
 /// Values as they are written, what JSON allows and no handler wants.
