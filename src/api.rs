@@ -42,7 +42,7 @@ pub use self::{
 };
 use self::{error::ApiError, rate::Rate, reception::Desk};
 use crate::{
-    caller::Scope, catalog::Catalog, config::Config, egress::Egress, oplog::OpLogger, permits::Permits,
+    caller::Scope, catalog::Catalog, config::Config, dashboard, egress::Egress, oplog::OpLogger, permits::Permits,
     storage::Storage, store::Store, wake::Wake, worker::Pulse,
 };
 
@@ -141,13 +141,13 @@ fn routes() -> Vec<Route> {
     ]
 }
 
-/// Every route, with what stands in front of it.
+/// Every route, with what stands in front of it, and the page at `/`.
 pub fn router(state: ApiState) -> Router {
     let rate = state.config.limits.requests_per_second.map(|requests| Arc::new(Rate::per_second(requests)));
     let table = routes()
         .into_iter()
         .fold(Router::new(), |table, route| table.route(route.path, route.received(&state, rate.as_ref())));
-    finished(table).with_state(state)
+    finished(table.merge(dashboard::routes(&state.config.oss.kind))).with_state(state)
 }
 
 /// What goes around all routes, and around the lack of one.

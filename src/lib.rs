@@ -9,7 +9,7 @@
 //! Arrows point down only:
 //!
 //! ```text
-//! cli ─▶ app ─▶ { api, worker, cleaner }
+//! cli ─▶ app ─▶ { api, dashboard, worker, cleaner }
 //!                  ─▶ { catalog, oplog, store, permits, wake, watch, storage, spool, trips, periodic }
 //!                       ─▶ { task, model, caller, token, jwt, stats, config, secrets, egress, clock, faults, breath }
 //! ```
@@ -24,7 +24,7 @@
 //! * [`cleaner`]: due retries, dead workers' tasks, what waited too long, what is past its time.
 //! * [`spool`] and [`storage`]: results on their way, and where they end up.
 //! * [`egress`]: which hosts and addresses models may have.
-//! * [`api`]: the HTTP interface.
+//! * [`api`]: the HTTP interface; `dashboard`: the page at `/` that uses it.
 //! * [`faults`]: between which steps tests kill the process; nothing in any other build.
 //! * [`app`]: builds all of it, starts and stops it in order.
 //!
@@ -40,7 +40,7 @@
 //! 2. Only `task::lifecycle` makes a `Transition`. Every write of state, phase or attempt on an
 //!    existing row is one, applied under the guard of state *and* attempt, or one of the two bulk
 //!    changes it defines; a stale writer stops quietly.
-//! 3. Only `store` names sqlx, only `permits`, `wake` and `watch` redis, only `api` axum.
+//! 3. Only `store` names sqlx, only `permits`, `wake` and `watch` redis, only `api` and `dashboard` axum.
 //! 4. Only `clock` reads time, makes ids or rolls dice. Leases and deadlines compare on the
 //!    database's or Redis' clock.
 //! 5. Only `app` spawns long-lived tasks, and it joins all of them.
@@ -53,6 +53,7 @@ pub mod app;
 
 pub mod api;
 pub mod cleaner;
+mod dashboard;
 pub mod worker;
 
 pub mod catalog;
