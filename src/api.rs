@@ -8,6 +8,7 @@
 
 mod audit;
 mod auth;
+mod callers;
 mod envelope;
 mod error;
 mod exchange;
@@ -15,8 +16,10 @@ mod files;
 mod health;
 mod model_fields;
 mod models;
+mod nodes;
 mod openapi;
 mod oplog;
+mod overview;
 mod rate;
 mod reception;
 mod request;
@@ -33,6 +36,7 @@ use axum::{
     middleware::from_fn_with_state,
     routing::{MethodFilter, MethodRouter, on},
 };
+use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
@@ -42,8 +46,8 @@ pub use self::{
 };
 use self::{error::ApiError, rate::Rate, reception::Desk};
 use crate::{
-    caller::Scope, catalog::Catalog, config::Config, dashboard, egress::Egress, oplog::OpLogger, permits::Permits,
-    storage::Storage, store::Store, wake::Wake, worker::Pulse,
+    caller::Scope, catalog::Catalog, census::CensusTaker, config::Config, egress::Egress, oplog::OpLogger,
+    permits::Permits, storage::Storage, store::Store, wake::Wake, worker::Pulse,
 };
 
 /// What handlers need. One pointer, because every request clones it several times.
@@ -60,6 +64,8 @@ pub struct Parts {
     pub store: Store,
     /// Models by name.
     pub catalog: Catalog,
+    /// What is queued and what runs.
+    pub census: CensusTaker,
     /// Tells workers about new tasks.
     pub wake: Wake,
     /// Fresh URLs of results; sign of life.
@@ -72,6 +78,8 @@ pub struct Parts {
     pub oplog: OpLogger,
     /// Whether this node's worker is deaf; `None` where it has none.
     pub pulse: Option<Pulse>,
+    /// When this process started.
+    pub started_at: DateTime<Utc>,
     /// Set when the service begins to stop: not ready any more.
     pub stopping: CancellationToken,
 }
@@ -103,6 +111,8 @@ struct Route {
 enum Access {
     /// Nothing: anyone may call it.
     Open,
+    /// The caller must be known, whatever its scopes.
+    Caller,
     /// The caller must be known and have that scope.
     Known(Scope),
     /// The same, and the call leaves a row in the operation log.
@@ -111,8 +121,8 @@ enum Access {
 
 /// Every route, by who calls it, with what it takes to call it.
 fn routes() -> Vec<Route> {
-    use Access::{Known, Logged, Open};
-    use Scope::{ModelWrite, StatRead, TaskRead, TaskWrite};
+    use Access::{Caller, Known, Logged, Open};
+    use Scope::{Admin, ModelWrite, StatRead, TaskRead, TaskWrite};
     const GET: MethodFilter = MethodFilter::GET;
     const POST: MethodFilter = MethodFilter::POST;
     const PUT: MethodFilter = MethodFilter::PUT;
@@ -131,7 +141,13 @@ fn routes() -> Vec<Route> {
         route(GET, "/model/getModel", Known(ModelWrite), models::get_model),
         route(POST, "/model/listModel", Known(ModelWrite), models::list_model),
         route(POST, "/stat/listModelStat", Known(StatRead), stats::list_model_stat),
+        route(POST, "/stat/getOverview", Known(StatRead), overview::get_overview),
+        route(POST, "/stat/listLane", Known(StatRead), overview::list_lane),
         route(POST, "/opLog/listOpLog", Known(StatRead), oplog::list_op_log),
+        route(GET, "/caller/getCaller", Caller, callers::get_caller),
+        // Whoever looks after the service.
+        route(GET, "/node/getHealth", Known(StatRead), nodes::get_health),
+        route(POST, "/node/listNode", Known(Admin), nodes::list_node),
         // Whoever was given the URL of a result.
         route(GET, "/file/{*key}", Open, files::file),
         // Probes and tools.
@@ -147,7 +163,7 @@ pub fn router(state: ApiState) -> Router {
     let table = routes()
         .into_iter()
         .fold(Router::new(), |table, route| table.route(route.path, route.received(&state, rate.as_ref())));
-    finished(table.merge(dashboard::routes(&state.config.oss.kind))).with_state(state)
+    finished(table.merge(crate::dashboard::routes(&state.config.oss.kind))).with_state(state)
 }
 
 /// What goes around all routes, and around the lack of one.
@@ -167,10 +183,10 @@ where
 }
 
 impl Access {
-    /// What a caller must have been given, `None` where it need not even be known.
+    /// What a caller must have been given, if anything.
     fn scope(self) -> Option<Scope> {
         match self {
-            Access::Open => None,
+            Access::Open | Access::Caller => None,
             Access::Known(scope) | Access::Logged(scope) => Some(scope),
         }
     }
@@ -190,12 +206,12 @@ impl Route {
 
     /// The handler behind its reception, if it has one.
     fn received(self, state: &ApiState, rate: Option<&Arc<Rate>>) -> MethodRouter<ApiState> {
-        let (scope, log) = match self.access {
+        let log = match self.access {
             Access::Open => return self.handler,
-            Access::Known(scope) => (scope, None),
-            Access::Logged(scope) => (scope, Some(state.oplog.clone())),
+            Access::Caller | Access::Known(_) => None,
+            Access::Logged(_) => Some(state.oplog.clone()),
         };
-        let desk = Arc::new(Desk::new(state, scope, rate.cloned(), log));
+        let desk = Arc::new(Desk::new(state, self.access.scope(), rate.cloned(), log));
         self.handler.route_layer(from_fn_with_state(desk, reception::receive))
     }
 }
@@ -237,7 +253,7 @@ mod tests {
             gate: Gate::gateway(),
             hops_are_reported: true,
             rate: None,
-            scope: Scope::TaskRead,
+            scope: Some(Scope::TaskRead),
             limits: Limits::of_bytes(LIMIT),
             log: None,
         };

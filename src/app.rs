@@ -12,6 +12,7 @@ use url::Url;
 use crate::{
     api::{self, ApiState, Gate, Tls},
     catalog::Catalog,
+    census::CensusTaker,
     cleaner::Cleaner,
     clock,
     config::Config,
@@ -111,7 +112,7 @@ impl App {
             pulse = Some(signs);
         }
         if config.cleaner.enabled {
-            let watch = Watch::new(store.clone(), board, config.worker.lease);
+            let watch = Watch::new(store.clone(), board, config.node_name(), config.worker.lease);
             let cleaner = Cleaner::new(store.clone(), storage.clone(), wake.clone(), watch, &config);
             parts.push(part("cleaner", |stop| cleaner.run(stop)));
         }
@@ -122,12 +123,14 @@ impl App {
             gate,
             store: store.clone(),
             catalog,
+            census: CensusTaker::new(store.clone()),
             wake,
             storage,
             egress,
             permits,
             oplog,
             pulse,
+            started_at: clock::now(),
             stopping: stopping.clone(),
         });
         // Started last and stopped after the worker: while running calls end, probes are told that

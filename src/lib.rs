@@ -10,7 +10,7 @@
 //!
 //! ```text
 //! cli ─▶ app ─▶ { api, dashboard, worker, cleaner }
-//!                  ─▶ { catalog, oplog, store, permits, wake, watch, storage, spool, trips, periodic }
+//!                  ─▶ { catalog, census, oplog, store, permits, wake, watch, storage, spool, trips, periodic }
 //!                       ─▶ { task, model, caller, token, jwt, stats, config, secrets, egress, clock, faults, breath }
 //! ```
 //!
@@ -19,6 +19,7 @@
 //! * [`permits`] and [`wake`]: how many calls may run, and who tells workers of work; over Redis,
 //!   or in this process.
 //! * [`watch`]: who may declare nodes dead, and whether a lost database is lost to everybody.
+//! * [`census`]: what is queued and what runs, counted for all who ask.
 //! * [`worker`]: lanes → permits → claim → call → park → upload → finish. Its files are the numbered
 //!   steps of a task's life.
 //! * [`cleaner`]: due retries, dead workers' tasks, what waited too long, what is past its time.
@@ -57,6 +58,7 @@ mod dashboard;
 pub mod worker;
 
 pub mod catalog;
+pub mod census;
 pub mod oplog;
 pub mod periodic;
 pub mod permits;

@@ -9,6 +9,7 @@
 //! `on_each!`; what must be worded differently is in `postgres` and `sqlite`, under the same names.
 
 pub mod bench;
+pub mod census;
 pub mod models;
 pub mod nodes;
 pub mod oplog;

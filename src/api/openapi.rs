@@ -20,9 +20,9 @@ use utoipa::{
 };
 
 use super::{
-    Route,
+    Access, Route, callers,
     error::{ApiError, Failure, Kind},
-    files, health, models, oplog, routes, stats, tasks,
+    files, health, models, nodes, oplog, overview, routes, stats, tasks,
     wire::id_asked,
 };
 use crate::caller::Scope;
@@ -39,8 +39,10 @@ use crate::caller::Scope;
     tags(
         (name = "tasks", description = "Hand tasks in, pick results up"),
         (name = "models", description = "Register the model services that do the work"),
-        (name = "statistics", description = "What the models did, day by day"),
+        (name = "statistics", description = "What the models did, day by day, and what they do now"),
         (name = "operation log", description = "Who changed what"),
+        (name = "callers", description = "Who am I?"),
+        (name = "nodes", description = "The processes that do the work"),
         (name = "files", description = "Results, where the service itself keeps them"),
         (name = "health", description = "For probes"),
         (name = "tools", description = "This document"),
@@ -57,7 +59,12 @@ use crate::caller::Scope;
         models::get_model,
         models::list_model,
         stats::list_model_stat,
+        overview::get_overview,
+        overview::list_lane,
         oplog::list_op_log,
+        callers::get_caller,
+        nodes::get_health,
+        nodes::list_node,
         files::file,
         health::healthz,
         health::readyz,
@@ -87,8 +94,9 @@ pub fn openapi() -> OpenApi {
     let operations = document.paths.paths.iter_mut().flat_map(|(path, item)| operations(path, item));
     for (method, path, operation) in operations {
         name(operation);
-        if let Some(scope) = scope(&routes, method, path) {
-            add_caller(operation, scope);
+        let access = access(&routes, method, path);
+        if access != Access::Open {
+            add_caller(operation, access.scope());
             bodies.extend(body_schema(operation));
         }
         fill_in_failures(operation);
@@ -123,8 +131,9 @@ fn operations<'a>(
 }
 
 /// What the table of routes asks for there.
-fn scope(routes: &[Route], method: &str, path: &str) -> Option<Scope> {
-    routes.iter().find(|route| route.method_name() == method && route.path == path)?.access.scope()
+fn access(routes: &[Route], method: &str, path: &str) -> Access {
+    let route = routes.iter().find(|route| route.method_name() == method && route.path == path);
+    route.map_or(Access::Open, |route| route.access)
 }
 
 /// Names operations as the contract does: `createTask`.
@@ -141,7 +150,7 @@ fn name(operation: &mut Operation) {
 }
 
 /// What comes with a caller: how it is known, for whom it acts, and how it may be refused.
-fn add_caller(operation: &mut Operation, scope: Scope) {
+fn add_caller(operation: &mut Operation, scope: Option<Scope>) {
     let tenant = ParameterBuilder::new()
         .name("tenantId")
         .parameter_in(ParameterIn::Query)
@@ -149,7 +158,10 @@ fn add_caller(operation: &mut Operation, scope: Scope) {
         .description(Some(TENANT_ID))
         .schema(Some(id_asked()));
     operation.parameters.get_or_insert_default().push(RefOr::T(tenant.build()));
-    let needs = format!("Needs the scope `{}`, where callers have scopes.", scope.word());
+    let needs = match scope {
+        Some(scope) => format!("Needs the scope `{}`, where callers have scopes.", scope.word()),
+        None => "Any known caller may ask.".to_owned(),
+    };
     operation.description = Some(match operation.description.take() {
         Some(text) if !text.is_empty() => format!("{text}\n\n{needs}"),
         _ => needs,
@@ -157,7 +169,7 @@ fn add_caller(operation: &mut Operation, scope: Scope) {
     // One for each mode: `token` and `jwt`, `gateway` with and without secret, `anonymous`.
     let none = Vec::<String>::new;
     operation.security = Some(vec![
-        SecurityRequirement::new("token", [scope.word()]),
+        SecurityRequirement::new("token", scope.map(Scope::word)),
         SecurityRequirement::new("userInfo", none()).add("gatewaySecret", none()),
         SecurityRequirement::new("userInfo", none()),
         SecurityRequirement::default(),
@@ -308,9 +320,10 @@ mod tests {
             let names = operation["parameters"].as_array().unwrap().iter().map(|parameter| &parameter["name"]);
             assert!(names.into_iter().any(|name| name == "tenantId"), "{}", route.path);
             assert!(operation["responses"]["403"].is_object(), "{}", route.path);
-            let scope = route.access.scope().unwrap().word();
-            assert_eq!(operation["security"][0]["token"], serde_json::json!([scope]), "{}", route.path);
-            assert!(operation["description"].as_str().unwrap().contains(scope), "{}", route.path);
+            let scopes: Vec<&str> = route.access.scope().iter().map(|scope| scope.word()).collect();
+            assert_eq!(operation["security"][0]["token"], serde_json::json!(scopes), "{}", route.path);
+            let description = operation["description"].as_str().unwrap();
+            assert!(scopes.iter().all(|scope| description.contains(scope)), "{}", route.path);
             if let Some(body) = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].as_str() {
                 let schema = document.pointer(body.trim_start_matches('#')).unwrap();
                 assert!(schema["properties"]["tenantId"].is_object(), "{body}");

@@ -80,7 +80,7 @@ fn arrows_point_down() {
         &["cli", "logging"],
         &["app"],
         &["api", "dashboard", "worker", "cleaner"],
-        &["catalog", "oplog", "store", "permits", "wake", "storage", "spool", "trips", "periodic", "watch"],
+        &["catalog", "census", "oplog", "store", "permits", "wake", "storage", "spool", "trips", "periodic", "watch"],
         &[
             "task", "model", "caller", "token", "jwt", "stats", "config", "secrets", "egress", "clock", "faults",
             "breath",

@@ -294,7 +294,7 @@ impl Pair {
     async fn hold_watch(&mut self) {
         let (watcher, anew) = (self.watchers[self.rng.usize(..self.watchers.len())], self.rng.usize(..6) == 0);
         let expected = self.table.hold_watch(watcher, LEASE, anew, self.now);
-        assert_eq!(self.real.store.hold_watch(watcher, LEASE, anew).await.unwrap(), expected);
+        assert_eq!(self.real.store.hold_watch(watcher, "sim", LEASE, anew).await.unwrap(), expected);
     }
 
     async fn rescue(&mut self) {

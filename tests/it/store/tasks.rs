@@ -2,6 +2,7 @@
 
 mod adopt;
 mod apply;
+mod census;
 mod claim;
 mod enqueue;
 mod faults;
