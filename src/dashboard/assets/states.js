@@ -40,5 +40,5 @@ export const outcomeTone = (outcome) => OUTCOMES[outcome] ?? 'neutral';
 /** Where a lane stands. @param {string} status */
 export const laneBadge = (status) => badge(tOr(`lane.${status}`, status), LANES[status]);
 
-/** Why, in the language of the page; the service's own words where it says something new. @param {any} lane */
-export const laneReason = (lane) => tOr(`lane.${lane.status}.why`, '') || lane.reason;
+/** Why, in the language of the page. @param {any} lane */
+export const laneReason = (lane) => (lane.status in LANES ? t(`lane.${lane.status}.why`, lane) : lane.reason);

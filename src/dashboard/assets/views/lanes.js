@@ -55,6 +55,6 @@ function columns() {
     { label: t('overview.queued'), kind: 'num', cell: (lane) => [el('a', { href: tasks(lane, 0), 'aria-label': `${t('overview.queued')}: ${number(lane.queued)}` }, number(lane.queued)), lane.queueLimit ? el('span.sub', {}, t('lane.ofLimit', { limit: number(lane.queueLimit) })) : null] },
     { label: t('lane.resting'), kind: 'num', cell: (lane) => number(lane.resting) },
     { label: t('lane.oldest'), kind: 'num', cell: (lane) => span(since(lane.oldestEnqueueAt)) },
-    { label: t('lane.why'), kind: 'wide', cell: (lane) => el('span', { title: lane.reason }, laneReason(lane)) },
+    { label: t('lane.why'), kind: 'wide', cell: (lane) => [el('span', { title: lane.reason }, laneReason(lane)), lane.status === 'stalled' ? el('span.sub', { lang: 'en' }, lane.reason) : null] },
   ];
 }
