@@ -101,7 +101,7 @@ function options(data, width) {
     cursor: { y: false, points: { size: 6 } },
     scales: { y: { range: (_, __, most) => [0, most > 0 ? most * 1.1 : 1] } },
     axes: [
-      { ...axis, grid: { show: false }, space: 64, values: (_, splits, __, ___, step) => splits.map((at) => tick(at, step)) },
+      { ...axis, grid: { show: false }, size: 30, space: 64, values: (_, splits, __, ___, step) => splits.map((at) => tick(at, step)) },
       { ...axis, size: 62, space: 34, values: (_, splits) => splits.map((value) => data.show(value)) },
     ],
     series: [

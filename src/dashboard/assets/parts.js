@@ -52,7 +52,7 @@ export function table({ caption, columns, rows, key, empty }) {
   // The roles say what the elements say already, until a narrow screen shows them as blocks.
   const head = columns.map(({ label, kind = '' }) => el('th', { scope: 'col', role: 'columnheader', class: kind }, kind === 'acts' ? el('span.unseen', {}, label) : label));
   const row = (one) =>
-    el('tr', { role: 'row', 'data-key': key?.(one) }, columns.map(({ label, cell, kind = '' }) => el('td', { role: 'cell', class: kind, 'data-label': label }, cell(one))));
+    el('tr', { role: 'row', 'data-key': key?.(one) }, columns.map(({ label, cell, kind = '' }) => el('td', { role: 'cell', class: kind, 'data-label': label }, el('div', {}, cell(one)))));
   return el(
     'div.scroll',
     {},

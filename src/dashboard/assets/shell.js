@@ -98,11 +98,16 @@ function tenantChooser(onTenant) {
 }
 
 function themeButton() {
-  const label = () => t('theme.label', { theme: t(`theme.${theme()}`) });
   const node = el('button.quiet', { type: 'button', onclick: () => {
     nextTheme();
-    node.textContent = label();
-  } }, label());
+    name();
+  } });
+  const name = () => {
+    const chosen = t(`theme.${theme()}`);
+    node.setAttribute('aria-label', t('theme.label', { theme: chosen }));
+    fill(node, el('span', { 'aria-hidden': 'true' }, '◐'), chosen);
+  };
+  name();
   return node;
 }
 

@@ -4,7 +4,7 @@ import { get, post } from '../api.js';
 import { el } from '../dom.js';
 import { between, number, since, span, when } from '../format.js';
 import { t, tOr } from '../i18n.js';
-import { badge, button, card, facts, heading, nothing, problem, table, toast } from '../parts.js';
+import { badge, button, card, heading, nothing, problem, table, toast } from '../parts.js';
 import { may, who } from '../session.js';
 import { alertLine } from './alerts.js';
 
@@ -119,14 +119,14 @@ function runsOf({ list }) {
       { label: t('health.since'), cell: (run) => when(run.startedAt ?? run.createdAt) },
       { label: t('log.cost'), kind: 'num', cell: (run) => span(between(run.startedAt, run.finishedAt)) },
       { label: t('health.node'), cell: (run) => run.node || '–' },
-      { label: t('task.outcome'), kind: 'wide', cell: (run) => [run.errorMsg && el('span.bad-text', {}, run.errorMsg), run.result && facts(flat(run.result))] },
+      { label: t('task.outcome'), kind: 'wide', cell: (run) => [run.errorMsg && el('span.bad-text', {}, run.errorMsg), run.result && el('span', {}, flat(run.result))] },
     ],
     empty: nothing(t('health.noRuns')),
   });
 }
 
 /** A result as names and values: what each step deleted. */
-const flat = (result) => Object.entries(result).map(([name, value]) => [tOr(`retention.${name}`, name), typeof value === 'object' ? JSON.stringify(value) : String(value)]);
+const flat = (result) => Object.entries(result).map(([name, value]) => `${name}: ${typeof value === 'number' ? number(value) : JSON.stringify(value)}`).join(' · ');
 
 function alertsOf({ list }) {
   return list.length ? el('ul.form', {}, list.map(alertLine)) : nothing(t('alerts.none'));

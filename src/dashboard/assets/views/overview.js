@@ -97,7 +97,7 @@ function welcome({ reload }) {
 
 function alertsOf({ data }) {
   if (!data?.list.length) return null;
-  return card(t('alerts.open', { count: data.total ?? data.list.length }), { role: 'region', 'aria-label': t('alerts.title') }, el('ul.form', {}, data.list.map(alertLine)));
+  return card(t('alerts.open', { count: data.total ?? data.list.length }), { class: 'card alarm', 'aria-label': t('alerts.title') }, el('ul.form', {}, data.list.map(alertLine)));
 }
 
 function tiles({ overview, series, range }) {
@@ -105,17 +105,18 @@ function tiles({ overview, series, range }) {
   const over = (sum.succeeded ?? 0) + (sum.failed ?? 0);
   const minutes = RANGES[range][0];
   const oldest = since(overview.oldestEnqueueAt);
-  const pair = (p50, p95) => (sum[p50] === null || sum[p50] === undefined ? '–' : `${span(sum[p50])} · ${span(sum[p95])}`);
+  const half = (p50) => span(sum[p50] ?? null);
+  const most = (p95) => t('overview.p95', { span: span(sum[p95] ?? null) });
   const period = t(`range.${range}`);
   return el(
     'ul.tiles',
     { 'aria-label': t('overview.numbers') },
     tile({ label: t('overview.queued'), value: compact(overview.queued), note: oldest === null ? t('overview.nothingWaits') : t('overview.oldest', { age: span(oldest) }), href: '#/lanes' }),
     tile({ label: t('overview.running'), value: `${number(overview.running)} / ${number(overview.limit)}`, note: overview.uploading ? t('overview.uploading', { count: number(overview.uploading) }) : overview.resting ? t('overview.resting', { count: number(overview.resting) }) : t('overview.fullLanes', { count: number(overview.fullLanes) }), href: '#/lanes' }),
-    tile({ label: t('overview.done'), value: compact(sum.succeeded ?? 0), note: t('overview.perMinute', { rate: rough((sum.succeeded ?? 0) / minutes), period }), href: '#/tasks?state=2' }),
+    tile({ label: t('overview.done'), value: compact(sum.succeeded ?? 0), note: t('overview.perMinute', { rate: rough((sum.succeeded ?? 0) / minutes) }), href: '#/tasks?state=2' }),
     tile({ label: t('overview.failed'), value: compact(sum.failed ?? 0), note: over ? t('overview.share', { share: percent((sum.failed ?? 0) / over), period }) : period, tone: sum.failed ? 'bad' : 'neutral', href: '#/tasks?state=3' }),
-    tile({ label: t('overview.wait'), value: pair('waitP50Ms', 'waitP95Ms'), note: t('overview.quantiles') }),
-    tile({ label: t('overview.run'), value: pair('runP50Ms', 'runP95Ms'), note: t('overview.quantiles') }),
+    tile({ label: t('overview.wait'), value: half('waitP50Ms'), note: most('waitP95Ms') }),
+    tile({ label: t('overview.run'), value: half('runP50Ms'), note: most('runP95Ms') }),
   );
 }
 
@@ -129,9 +130,9 @@ function charts({ list, sum, stepSeconds }, range) {
   return el(
     'div.trio',
     {},
-    figure('ended', t('chart.ended', { step: span(stepSeconds * 1000) }), t('chart.endedSum', { good: number(sum.succeeded), bad: number(sum.failed) }), [line(t('state.2'), '--good', 'succeeded', true), line(t('state.3'), '--bad', 'failed')], compact),
-    figure('wait', t('overview.wait'), times('wait'), [line('p50', '--accent', 'waitP50Ms'), line('p95', '--warn', 'waitP95Ms')], span),
-    figure('run', t('overview.run'), times('run'), [line('p50', '--accent', 'runP50Ms'), line('p95', '--warn', 'runP95Ms')], span),
+    figure('ended', t('chart.ended', { step: t(`step.${stepSeconds}`) }), t('chart.endedSum', { good: number(sum.succeeded), bad: number(sum.failed) }), [line(t('state.2'), '--good', 'succeeded', true), line(t('state.3'), '--bad', 'failed')], compact),
+    figure('wait', t('chart.wait'), times('wait'), [line('p50', '--accent', 'waitP50Ms'), line('p95', '--warn', 'waitP95Ms')], span),
+    figure('run', t('chart.run'), times('run'), [line('p50', '--accent', 'runP50Ms'), line('p95', '--warn', 'runP95Ms')], span),
   );
 }
 

@@ -63,7 +63,11 @@ function filters(params, change) {
     typing = setTimeout(() => change({ ...values, page: '' }), TYPING);
   };
   const text = (key, label, attributes = {}) => field(label, el('input', { id: `filter-${key}`, type: 'search', autocomplete: 'off', spellcheck: 'false', value: params.get(key) ?? '', oninput: (event) => later({ [key]: event.target.value }), ...attributes }));
-  const time = (key, label) => field(label, el('input', { id: `filter-${key}`, type: 'datetime-local', value: params.get(key) ?? '', onchange: (event) => change({ [key]: event.target.value, page: '' }) }));
+  const time = (key, label) => {
+    const control = field(label, el('input', { id: `filter-${key}`, type: 'datetime-local', value: params.get(key) ?? '', onchange: (event) => change({ [key]: event.target.value, page: '' }) }));
+    control.classList.add('wide');
+    return control;
+  };
   return el(
     'div.filters',
     { role: 'search' },
