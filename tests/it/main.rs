@@ -11,10 +11,12 @@
 mod access;
 mod api;
 mod bench;
+mod browser;
 mod cli;
 mod config;
 mod contract;
 mod crash;
+mod dashboard;
 mod demo;
 mod disk;
 mod egress;

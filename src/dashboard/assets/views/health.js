@@ -89,14 +89,17 @@ function jobsOf({ list }, reload) {
     rows: list,
     key: (job) => job.job,
     columns: [
-      { label: t('health.job'), kind: 'wide', cell: (job) => [el('strong', {}, job.job), el('span.sub', {}, job.description ?? '')] },
-      { label: t('health.schedule'), cell: (job) => [el('code', {}, job.schedule || '–'), el('span.sub', {}, job.timezone ?? '')] },
+      { label: t('health.job'), kind: 'wide', cell: (job) => [el('strong', {}, job.job), el('span.sub', { lang: 'en' }, job.description)] },
+      { label: t('health.schedule'), cell: (job) => [job.schedule ? el('code', {}, job.schedule) : t('health.whenAsked'), el('span.sub', {}, job.timezone ?? '')] },
       { label: t('health.next'), cell: (job) => when(job.nextAt) },
+      { label: t('health.last'), cell: (job) => (job.open ?? job.last ? [runBadge(job.open ?? job.last), el('span.sub', {}, when((job.open ?? job.last).createdAt))] : el('span.faint', {}, '–')) },
       { label: t('do.actions'), kind: 'acts', cell: (job) => (may('admin') ? button(t('health.runNow'), () => run(job, reload), { class: 'small', 'aria-label': `${t('health.runNow')}: ${job.job}` }) : null) },
     ],
     empty: nothing(t('health.noJobs')),
   });
 }
+
+const runBadge = (run) => badge(tOr(`run.${run.state}`, run.state), RUNS[run.state]);
 
 async function run({ job }, reload) {
   try {
@@ -112,14 +115,14 @@ function runsOf({ list }) {
   return table({
     caption: t('health.runs'),
     rows: list,
-    key: (run) => String(run.id),
+    key: (run) => run.runId,
     columns: [
-      { label: t('health.job'), kind: 'short', cell: (run) => [el('strong', {}, run.job), el('span.sub', {}, run.creator ? t('task.by', { creator: run.creator }) : tOr(`cause.${run.cause}`, run.cause ?? ''))] },
-      { label: t('log.success'), cell: (run) => badge(tOr(`run.${run.state}`, run.state), RUNS[run.state]) },
+      { label: t('health.job'), kind: 'short', cell: (run) => [el('strong', {}, run.job), el('span.sub', {}, run.creator ? t('task.by', { creator: run.creator }) : tOr(`cause.${run.cause}`, run.cause))] },
+      { label: t('log.success'), cell: runBadge },
       { label: t('health.since'), cell: (run) => when(run.startedAt ?? run.createdAt) },
-      { label: t('log.cost'), kind: 'num', cell: (run) => span(between(run.startedAt, run.finishedAt)) },
+      { label: t('log.cost'), kind: 'num', cell: (run) => span(run.seconds === null ? null : run.seconds * 1000) },
       { label: t('health.node'), cell: (run) => run.node || '–' },
-      { label: t('task.outcome'), kind: 'wide', cell: (run) => [run.errorMsg && el('span.bad-text', {}, run.errorMsg), run.result && el('span', {}, flat(run.result))] },
+      { label: t('task.outcome'), kind: 'wide', cell: (run) => [run.errorMsg && el('span.bad-text', { lang: 'en' }, run.errorMsg), run.result && el('span', {}, flat(run.result))] },
     ],
     empty: nothing(t('health.noRuns')),
   });
