@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs every test against real servers: PostgreSQL, Redis, an S3 store and a speech model.
+# Runs every test against real servers: PostgreSQL, Redis, an S3 store and a speech model; the
+# dashboard in a real Chromium.
 #
 #   ./tests/run.sh                 format, lints, all tests
 #   ./tests/run.sh cleaner         only the tests whose name contains "cleaner"
@@ -165,6 +166,8 @@ missing_packages() {
   [ -n "$(postgres_bin)" ] || echo postgresql
   command -v redis-server >/dev/null || echo redis-server
   command -v espeak-ng >/dev/null || echo espeak-ng
+  command -v curl >/dev/null || echo curl
+  command -v chromedriver >/dev/null || echo chromium chromium-driver fonts-dejavu-core fonts-wqy-microhei
   python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
 }
 
@@ -223,7 +226,8 @@ start_servers() {
   at_free_ports 1 redis
   at_free_ports 10 s3
   export TEST_PIPER_PYTHON=$venv/bin/python TEST_SCHEMATHESIS=$venv/bin/schemathesis
-  export TEST_REQUIRE_SERVERS=1
+  TEST_CHROMEDRIVER=$(command -v chromedriver)
+  export TEST_CHROMEDRIVER TEST_REQUIRE_SERVERS=1
 }
 
 # at_free_ports COUNT SERVER: starts it; another process may take a port in between, so up to 5 times.

@@ -3,7 +3,7 @@
  */
 
 import { el } from './dom.js';
-import { locale, t } from './i18n.js';
+import { language, locale, t } from './i18n.js';
 
 const UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
 const SPANS = [
@@ -14,21 +14,21 @@ const SPANS = [
 ];
 
 /** A whole number with its thousands divided. @param {number} value */
-export const number = (value) => new Intl.NumberFormat(locale()).format(value ?? 0);
+export const number = (value) => new Intl.NumberFormat(language()).format(value ?? 0);
 
 /** A number with at most three digits that count. @param {number} value */
 export const rough = (value) =>
-  new Intl.NumberFormat(locale(), { maximumSignificantDigits: value >= 1000 ? 4 : 3 }).format(value ?? 0);
+  new Intl.NumberFormat(language(), { maximumSignificantDigits: value >= 1000 ? 4 : 3 }).format(value ?? 0);
 
 /** A large number in little room: 12,345 stays, 1,234,567 becomes 1.23M. @param {number} value */
 export const compact = (value) =>
   value < 100_000
     ? number(value)
-    : new Intl.NumberFormat(locale(), { notation: 'compact', maximumSignificantDigits: 3 }).format(value);
+    : new Intl.NumberFormat(language(), { notation: 'compact', maximumSignificantDigits: 3 }).format(value);
 
 /** A share of one. @param {number} value from 0 to 1 */
 export const percent = (value) =>
-  new Intl.NumberFormat(locale(), { style: 'percent', maximumFractionDigits: value < 0.1 ? 1 : 0 }).format(value);
+  new Intl.NumberFormat(language(), { style: 'percent', maximumFractionDigits: value < 0.1 ? 1 : 0 }).format(value);
 
 /** Bytes. @param {number} bytes */
 export function size(bytes) {

@@ -12,7 +12,7 @@ export function language() {
   return document.documentElement.lang.startsWith('zh') ? 'zh' : 'en';
 }
 
-/** The language as a locale, for numbers and dates. */
+/** The language as a locale, for dates. */
 export const locale = () => (language() === 'zh' ? 'zh-CN' : 'en-GB');
 
 /** Changes the language, and remembers it. @param {'en'|'zh'} to */

@@ -101,7 +101,7 @@ export const en = {
   'overview.failed': 'Failed',
   'overview.wait': 'Wait (median)',
   'overview.run': 'Run (median)',
-  'overview.oldest': 'oldest waits {age}',
+  'overview.oldest': 'oldest: {age}',
   'overview.nothingWaits': 'nothing waits',
   'overview.uploading': '{count} uploading',
   'overview.resting': '{count} wait to retry',
@@ -186,7 +186,8 @@ export const en = {
   'model.totalConcurrency.hint': 'Of a shared model; 0 = no such limit.',
   'model.remark': 'Remark',
   'model.remark.hint': 'Free text.',
-  'model.shared': 'shared with all tenants',
+  'model.shared': 'Shared with all tenants',
+  'model.sharedNow': 'shared',
   'model.shared.hint': 'Every tenant may call it.',
 
   'test.title': 'Test call of {name}',

@@ -101,7 +101,7 @@ export const zh = {
   'overview.failed': '失败',
   'overview.wait': '等待（中位数）',
   'overview.run': '运行（中位数）',
-  'overview.oldest': '最久已等待 {age}',
+  'overview.oldest': '最久：{age}',
   'overview.nothingWaits': '没有等待的任务',
   'overview.uploading': '{count} 个正在上传',
   'overview.resting': '{count} 个等待重试',
@@ -187,6 +187,7 @@ export const zh = {
   'model.remark': '备注',
   'model.remark.hint': '任意文字。',
   'model.shared': '所有租户共享',
+  'model.sharedNow': '共享',
   'model.shared.hint': '每个租户都可调用。',
 
   'test.title': '测试调用 {name}',

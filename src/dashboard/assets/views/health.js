@@ -42,9 +42,9 @@ export default {
     return [
       heading(t('nav.health')),
       el('p.lead', {}, health.ready ? badge(t('health.ready'), 'good') : badge(t('health.notReady'), 'bad'), ' ', health.startedAt ? t('health.up', { span: span(since(health.startedAt)) }) : ''),
-      card(t('health.dependencies'), {}, dependencies(health.dependencies)),
+      el('div.pair', {}, card(t('health.dependencies'), {}, dependencies(health.dependencies)), card(t('alerts.title'), {}, shown(alerts, alertsOf))),
       nodes ? card(t('health.nodes'), {}, shown(nodes, nodesOf)) : null,
-      el('div.pair', {}, card(t('health.jobs'), {}, shown(jobs, (data) => jobsOf(data, reload))), card(t('alerts.title'), {}, shown(alerts, alertsOf))),
+      card(t('health.jobs'), {}, shown(jobs, (data) => jobsOf(data, reload))),
       card(t('health.runs'), {}, shown(runs, runsOf)),
     ];
   },
@@ -90,8 +90,8 @@ function jobsOf({ list }, reload) {
     key: (job) => job.job,
     columns: [
       { label: t('health.job'), kind: 'wide', cell: (job) => [el('strong', {}, job.job), el('span.sub', { lang: 'en' }, job.description)] },
-      { label: t('health.schedule'), cell: (job) => [job.schedule ? el('code', {}, job.schedule) : t('health.whenAsked'), el('span.sub', {}, job.timezone ?? '')] },
-      { label: t('health.next'), cell: (job) => when(job.nextAt) },
+      { label: t('health.schedule'), kind: 'short', cell: (job) => [job.schedule ? el('code', {}, job.schedule) : t('health.whenAsked'), el('span.sub', {}, job.timezone ?? '')] },
+      { label: t('health.next'), kind: 'short', cell: (job) => when(job.nextAt) },
       { label: t('health.last'), cell: (job) => (job.open ?? job.last ? [runBadge(job.open ?? job.last), el('span.sub', {}, when((job.open ?? job.last).createdAt))] : el('span.faint', {}, '–')) },
       { label: t('do.actions'), kind: 'acts', cell: (job) => (may('admin') ? button(t('health.runNow'), () => run(job, reload), { class: 'small', 'aria-label': `${t('health.runNow')}: ${job.job}` }) : null) },
     ],

@@ -48,7 +48,7 @@ function list(data, context, filtered) {
     key: (model) => model.id,
     columns: [
       { label: t('model.modelName'), kind: 'wide', cell: (model) => [el('strong', {}, model.modelName), el('span.sub', {}, `${model.httpMethod} ${joined(model)}`), model.remark && el('span.sub', {}, model.remark)] },
-      { label: t('model.state'), cell: (model) => [model.enabled ? badge(t('model.enabled'), 'good') : badge(t('model.paused'), 'warn'), model.shared ? el('span.sub', {}, t('model.shared')) : null] },
+      { label: t('model.state'), cell: (model) => [model.enabled ? badge(t('model.enabled'), 'good') : badge(t('model.paused'), 'warn'), model.shared ? el('span.sub', {}, t('model.sharedNow')) : null] },
       { label: t('overview.running'), cell: (model) => load(data.loads.get(model.id)?.running ?? 0, model.maxConcurrency, t('model.load', { name: model.modelName })) },
       { label: t('overview.queued'), kind: 'num', cell: (model) => queued(data.loads.get(model.id), model) },
       { label: t('model.timeoutSeconds'), kind: 'num', cell: (model) => `${number(model.timeoutSeconds)} s` },

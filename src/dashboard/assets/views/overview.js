@@ -105,8 +105,9 @@ function tiles({ overview, series, range }) {
   const over = (sum.succeeded ?? 0) + (sum.failed ?? 0);
   const minutes = RANGES[range][0];
   const oldest = since(overview.oldestEnqueueAt);
-  const half = (p50) => span(sum[p50] ?? null);
-  const most = (p95) => t('overview.p95', { span: span(sum[p95] ?? null) });
+  // Nothing ran, so there was no time to measure.
+  const measured = (name) => span(sum.calls ? Math.round(sum[name]) : null);
+  const most = (p95) => t('overview.p95', { span: measured(p95) });
   const period = t(`range.${range}`);
   return el(
     'ul.tiles',
@@ -115,8 +116,8 @@ function tiles({ overview, series, range }) {
     tile({ label: t('overview.running'), value: `${number(overview.running)} / ${number(overview.limit)}`, note: overview.uploading ? t('overview.uploading', { count: number(overview.uploading) }) : overview.resting ? t('overview.resting', { count: number(overview.resting) }) : t('overview.fullLanes', { count: number(overview.fullLanes) }), href: '#/lanes' }),
     tile({ label: t('overview.done'), value: compact(sum.succeeded ?? 0), note: t('overview.perMinute', { rate: rough((sum.succeeded ?? 0) / minutes) }), href: '#/tasks?state=2' }),
     tile({ label: t('overview.failed'), value: compact(sum.failed ?? 0), note: over ? t('overview.share', { share: percent((sum.failed ?? 0) / over), period }) : period, tone: sum.failed ? 'bad' : 'neutral', href: '#/tasks?state=3' }),
-    tile({ label: t('overview.wait'), value: half('waitP50Ms'), note: most('waitP95Ms') }),
-    tile({ label: t('overview.run'), value: half('runP50Ms'), note: most('runP95Ms') }),
+    tile({ label: t('overview.wait'), value: measured('waitP50Ms'), note: most('waitP95Ms') }),
+    tile({ label: t('overview.run'), value: measured('runP50Ms'), note: most('runP95Ms') }),
   );
 }
 
@@ -126,7 +127,7 @@ function charts({ list, sum, stepSeconds }, range) {
   const values = (name) => list.map((point) => (name.endsWith('Ms') ? point[name] || null : point[name]));
   const line = (label, colour, name, filled = false) => ({ label, colour, values: values(name), filled });
   const figure = (key, title, summary, series, show) => card(title, {}, chart(`${key}-${range}`, { title, summary, at, series, show }));
-  const times = (which) => t('chart.times', { p50: span(sum[`${which}P50Ms`] ?? null), p95: span(sum[`${which}P95Ms`] ?? null) });
+  const times = (which) => t('chart.times', { p50: span(sum[`${which}P50Ms`]), p95: span(sum[`${which}P95Ms`]) });
   return el(
     'div.trio',
     {},
@@ -168,7 +169,7 @@ function elsewhere(series) {
 function modelsOf(overview) {
   const name = (model) => [
     el('a', { href: `#/tasks?model=${encodeURIComponent(model.modelName)}&tenant=${model.tenantId}` }, model.modelName),
-    el('span.sub', {}, t('who.of', { tenant: model.tenantId }), model.shared ? ` · ${t('model.shared')}` : ''),
+    el('span.sub', {}, t('who.of', { tenant: model.tenantId }), model.shared ? ` · ${t('model.sharedNow')}` : ''),
   ];
   return card(
     t('overview.models'),

@@ -4,7 +4,7 @@ import { post } from '../api.js';
 import { chart } from '../chart.js';
 import { csv, save } from '../csv.js';
 import { el } from '../dom.js';
-import { compact, dayBefore, number, percent, rough, size, span } from '../format.js';
+import { compact, dayBefore, number, percent, size, span } from '../format.js';
 import { t } from '../i18n.js';
 import { button, card, field, heading, nothing, table, tile, toast } from '../parts.js';
 import { who } from '../session.js';
@@ -126,7 +126,7 @@ function grouped(rows, by) {
         count('successCount'),
         { label: t('stats.failureCount'), kind: 'num', cell: (sum) => el('span', { class: sum.failureCount ? 'bad-text' : null }, number(sum.failureCount), sum.failureCount ? ` (${share(sum)})` : '') },
         { label: t('stats.average'), kind: 'num', cell: average },
-        count('totalSeconds', (seconds) => `${rough(seconds)} s`),
+        count('totalSeconds', (seconds) => span(seconds * 1000)),
         count('resultBytes', size),
       ],
     }),
