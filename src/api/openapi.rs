@@ -20,9 +20,9 @@ use utoipa::{
 };
 
 use super::{
-    Access, Route, callers,
+    Access, Route, attempts, callers, docs,
     error::{ApiError, Failure, Kind},
-    files, health, models, nodes, oplog, overview, routes, stats, tasks,
+    files, health, maintenance, metrics, models, nodes, oplog, overview, routes, series, stats, tasks, tenants,
     wire::id_asked,
 };
 use crate::caller::Scope;
@@ -41,6 +41,8 @@ use crate::caller::Scope;
         (name = "models", description = "Register the model services that do the work"),
         (name = "statistics", description = "What the models did, day by day, and what they do now"),
         (name = "operation log", description = "Who changed what"),
+        (name = "tenants", description = "What tenants may use up, and how much of theirs is kept"),
+        (name = "maintenance", description = "Jobs that keep the service tidy"),
         (name = "callers", description = "Who am I?"),
         (name = "nodes", description = "The processes that do the work"),
         (name = "files", description = "Results, where the service itself keeps them"),
@@ -52,6 +54,7 @@ use crate::caller::Scope;
         tasks::get_task_result,
         tasks::get_task_batch,
         tasks::list_task,
+        attempts::list_attempt,
         models::create_model,
         models::update_model,
         models::delete_model,
@@ -59,6 +62,13 @@ use crate::caller::Scope;
         models::get_model,
         models::list_model,
         stats::list_model_stat,
+        series::list_series,
+        tenants::update_tenant,
+        tenants::get_tenant,
+        tenants::list_tenant,
+        maintenance::list_job,
+        maintenance::run_job,
+        maintenance::list_run,
         overview::get_overview,
         overview::list_lane,
         oplog::list_op_log,
@@ -68,7 +78,9 @@ use crate::caller::Scope;
         files::file,
         health::healthz,
         health::readyz,
+        metrics::metrics,
         document,
+        docs::docs,
     ),
     components(schemas(Failure))
 )]

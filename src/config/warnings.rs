@@ -78,6 +78,14 @@ impl Config {
             matches!(self.oss.kind, OssKind::Http { .. }) && self.oss.delete_on_purge,
             "oss.deleteOnPurge is true with oss.kind http: a file service cannot be asked to delete",
         );
+        warn(
+            self.consul
+                .as_ref()
+                .is_some_and(|consul| consul.service_address.is_none() && !is_loopback(&consul.address))
+                && (loopback || self.server.address.ip().is_unspecified()),
+            "consul.serviceAddress is not set, consul.address is on another machine, and server.address is none that it \
+             could reach: this node's check will fail",
+        );
         found
     }
 }
@@ -136,6 +144,19 @@ mod tests {
             raw.server.address = "0.0.0.0:8080".into();
             raw.server.public_url = "http://models.example".into();
             raw.auth.allow_insecure = true;
+        });
+    }
+
+    #[test]
+    fn a_node_that_consul_cannot_check_is_warned_of() {
+        let far = |raw: &mut RawConfig| {
+            production(raw);
+            raw.consul.address = "http://consul.lan:8500".into();
+        };
+        warned(&["consul.serviceAddress is not set"], far);
+        warned(&[], |raw| {
+            far(raw);
+            raw.consul.service_address = "node-1.lan".into();
         });
     }
 

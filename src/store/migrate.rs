@@ -9,7 +9,7 @@ use sqlx::{
 use super::{Backend, StoreError, on_each};
 
 /// Number, name, text for Postgres, text for SQLite.
-const MIGRATIONS: [(i64, &str, &str, &str); 4] = [
+const MIGRATIONS: [(i64, &str, &str, &str); 7] = [
     (
         1,
         "tables",
@@ -33,6 +33,24 @@ const MIGRATIONS: [(i64, &str, &str, &str); 4] = [
         "task layout",
         include_str!("../../migrations/postgres/0004_task_layout.sql"),
         include_str!("../../migrations/sqlite/0004_task_layout.sql"),
+    ),
+    (
+        5,
+        "attempts",
+        include_str!("../../migrations/postgres/0005_attempts.sql"),
+        include_str!("../../migrations/sqlite/0005_attempts.sql"),
+    ),
+    (
+        6,
+        "series",
+        include_str!("../../migrations/postgres/0006_series.sql"),
+        include_str!("../../migrations/sqlite/0006_series.sql"),
+    ),
+    (
+        7,
+        "maintenance",
+        include_str!("../../migrations/postgres/0007_maintenance.sql"),
+        include_str!("../../migrations/sqlite/0007_maintenance.sql"),
     ),
 ];
 

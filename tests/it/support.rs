@@ -3,6 +3,7 @@
 
 pub mod app;
 pub mod backend;
+pub mod collector;
 pub mod eventually;
 pub mod file_service;
 pub mod model;

@@ -62,6 +62,7 @@ fn each_outside_library_has_one_home() {
     only_in(&["axum::", "use axum"], |name| {
         name.starts_with("src/api") || name == "src/dashboard.rs" || name == "src/cli/demo/language_model.rs"
     });
+    only_in(&["opentelemetry_proto::", "prost::"], |name| name.starts_with("src/trace"));
     only_in(&["object_store::", "use object_store"], |name| name == "src/storage/s3.rs");
     only_in(&["tokio::spawn"], |name| name == "src/app.rs");
     only_in(&["Utc::now", "Instant::now()", "Uuid::new_v4", "Uuid::now_v7", "fastrand"], |name| {
@@ -79,11 +80,14 @@ fn arrows_point_down() {
     let layers: [&[&str]; 5] = [
         &["cli", "logging"],
         &["app"],
-        &["api", "dashboard", "worker", "cleaner"],
-        &["catalog", "census", "oplog", "store", "permits", "wake", "storage", "spool", "trips", "periodic", "watch"],
+        &["api", "dashboard", "worker", "cleaner", "maintenance", "vitals"],
         &[
-            "task", "model", "caller", "token", "jwt", "stats", "config", "secrets", "egress", "clock", "faults",
-            "breath",
+            "catalog", "census", "oplog", "recorder", "store", "permits", "wake", "storage", "spool", "trips",
+            "periodic", "watch", "turn", "tenants", "trace", "consul",
+        ],
+        &[
+            "metrics", "series", "task", "model", "caller", "token", "jwt", "stats", "config", "secrets", "egress",
+            "clock", "faults", "breath", "job", "tenant",
         ],
     ];
     let layer = |module: &str| layers.iter().position(|layer| layer.contains(&module));

@@ -31,3 +31,15 @@ backend_test!(the_openapi_document_is_served, async |db: &TestDb| {
     assert!(answer.headers.contains_key("x-request-id"));
     app.stop().await;
 });
+
+backend_test!(the_documentation_is_a_page_that_loads_nothing_else, async |db: &TestDb| {
+    let app = TestApp::with(db, &[("worker.enabled", "false"), ("auth.mode", "token")]).await;
+    let answer = app.api.get("/docs").await;
+    assert_eq!((answer.status, answer.headers["content-type"].to_str().unwrap()), (200, "text/html; charset=utf-8"));
+    let policy = answer.headers["content-security-policy"].to_str().unwrap();
+    assert!(policy.contains("default-src 'none'") && policy.contains("connect-src 'self'"), "{policy}");
+    assert!(!policy.contains("unsafe"), "{policy}");
+    assert!(answer.headers.contains_key("x-request-id"));
+    assert!(answer.body.as_str().unwrap().contains("openapi.json"));
+    app.stop().await;
+});
