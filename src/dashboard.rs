@@ -47,7 +47,8 @@ fn answer(name: &str, policy: &HeaderValue, asked: &HeaderMap) -> Response {
     };
     let tag = tag(&file);
     let known = asked.get_all(header::IF_NONE_MATCH).iter().any(|tags| is_among(&tag, tags));
-    let mut response = if known { StatusCode::NOT_MODIFIED.into_response() } else { Body::from(file.data).into_response() };
+    let mut response =
+        if known { StatusCode::NOT_MODIFIED.into_response() } else { Body::from(file.data).into_response() };
     let headers = response.headers_mut();
     if !known {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type(name)));
@@ -163,13 +164,17 @@ mod tests {
 
     #[test]
     fn results_may_come_from_their_storage_and_from_nowhere_else() {
-        let http = OssKind::Http { url: "https://files.example.com:8443/upload?x=1".parse().unwrap(), url_pointer: None };
+        let http =
+            OssKind::Http { url: "https://files.example.com:8443/upload?x=1".parse().unwrap(), url_pointer: None };
         for (storage, expected) in [
             (OssKind::Fs { path: "oss".into(), url_ttl: None }, vec![]),
             (http, vec!["https://files.example.com:8443"]),
             (s3(Some("http://10.0.0.1:9000"), false, None), vec!["http://10.0.0.1:9000"]),
             (s3(Some("https://s3.example.com"), true, None), vec!["https://results.s3.example.com"]),
-            (s3(Some("http://10.0.0.1:9000"), false, Some("https://cdn.example.com/r")), vec!["https://cdn.example.com"]),
+            (
+                s3(Some("http://10.0.0.1:9000"), false, Some("https://cdn.example.com/r")),
+                vec!["https://cdn.example.com"],
+            ),
             (s3(None, false, None), vec!["https://results.s3.eu-1.amazonaws.com", "https://s3.eu-1.amazonaws.com"]),
         ] {
             assert_eq!(origins(&storage), expected);

@@ -59,7 +59,8 @@ fn every_text_has_the_same_blanks_in_both_languages() {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(FOLDER).join(format!("i18n/{language}.js"));
         let text = fs::read_to_string(file).unwrap();
         let lines = text.lines().filter_map(|line| line.strip_prefix("  ")?.split_once(": '"));
-        let names = |text: &str| text.split('{').skip(1).map(|rest| rest.split('}').next().unwrap().to_owned()).collect();
+        let names =
+            |text: &str| text.split('{').skip(1).map(|rest| rest.split('}').next().unwrap().to_owned()).collect();
         lines.map(|(key, text)| (key.to_owned(), names(text))).collect()
     };
     let optional = |text: &(String, BTreeSet<String>)| !text.0.starts_with("'overview.share'");
@@ -73,7 +74,9 @@ fn the_page_makes_no_markup_of_data_and_names_no_other_host() {
         for word in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"] {
             assert!(!text.contains(word), "{name} has {word}");
         }
-        for (at, _) in text.match_indices("//").filter(|(at, _)| text[..*at].ends_with("https:") || text[..*at].ends_with("http:")) {
+        for (at, _) in
+            text.match_indices("//").filter(|(at, _)| text[..*at].ends_with("https:") || text[..*at].ends_with("http:"))
+        {
             let host = &text[at + 2..];
             let known = host.starts_with("127.0.0.1") || host.starts_with("www.w3.org/2000/svg");
             assert!(known, "{name} names {}", &host[..host.len().min(40)]);

@@ -9,7 +9,7 @@ import { Failure } from './api.js';
 import { el, fill, morph } from './dom.js';
 import { language, speak, t } from './i18n.js';
 import { Live } from './live.js';
-import { problem } from './parts.js';
+import { heading, problem } from './parts.js';
 import * as session from './session.js';
 import { shell } from './shell.js';
 import health from './views/health.js';
@@ -54,8 +54,7 @@ function show() {
   if (moved) {
     document.querySelectorAll('dialog').forEach((open) => open.close());
     document.title = `${t(view.title)} · model-asynch`;
-    const waiting = el('div', {}, el('h1', { id: 'title', tabindex: -1 }, t(view.title)), el('p.faint', {}, t('loading')));
-    fill(frame.main, waiting.children.length ? [...waiting.childNodes] : []);
+    fill(frame.main, heading(t(view.title)), el('p.faint', {}, t('loading')));
     // Whoever follows a link by keyboard or by ear goes on reading there.
     if (frame.drawn) document.getElementById('title').focus({ preventScroll: true });
     frame.drawn = true;
@@ -80,7 +79,7 @@ async function refresh(signal) {
     if (!(error instanceof Failure)) console.error(error);
     // What was there stays readable where the next try may bring it up to date.
     if (shown.drawn && (error.status === 0 || error.status >= 500)) frame.trouble(error);
-    else draw(el('div', {}, el('h1', { id: 'title', tabindex: -1 }, t(view.title)), problem(error, () => live.now())));
+    else draw([heading(t(view.title)), problem(error, () => live.now())]);
     throw error;
   }
 }

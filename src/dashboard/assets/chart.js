@@ -11,13 +11,16 @@ import { colour } from './theme.js';
 const HEIGHT = 180;
 const DAY = 86_400;
 
+/** Steps between the lines of what is counted: there is no half a task. */
+const WHOLE = Array.from({ length: 10 }, (_, power) => [1, 2, 5, 25].map((step) => step * 10 ** power)).flat().sort((one, other) => one - other);
+
 /** Most rows of the table under a chart, newest first. */
 const MOST_ROWS = 300;
 
 /**
  * @typedef {{title: string, summary: string, at: number[], series: {label: string, colour: string,
- *   values: (number|null)[], filled?: boolean}[], show: (value: number) => string}} ChartData
- *   `at` are Unix seconds; `colour` is a name of the style sheet
+ *   values: (number|null)[], filled?: boolean}[], show: (value: number) => string, whole?: boolean}} ChartData
+ *   `at` are Unix seconds; `whole` where there are only whole numbers; `colour` is a name of the style sheet
  */
 
 /** A chart that lives in the page: it is drawn when it is there, and again when it changes. */
@@ -99,10 +102,10 @@ function options(data, width) {
     height: HEIGHT,
     padding: [10, 8, 0, 0],
     cursor: { y: false, points: { size: 6 } },
-    scales: { y: { range: (_, __, most) => [0, most > 0 ? most * 1.1 : 1] } },
+    scales: { y: { range: (_, __, most) => [0, Math.max(most * 1.1, data.whole ? 4 : 1)] } },
     axes: [
       { ...axis, grid: { show: false }, size: 30, space: 64, values: (_, splits, __, ___, step) => splits.map((at) => tick(at, step)) },
-      { ...axis, size: 62, space: 34, values: (_, splits) => splits.map((value) => data.show(value)) },
+      { ...axis, size: 62, space: 34, incrs: data.whole ? WHOLE : undefined, values: (_, splits) => splits.map((value) => data.show(value)) },
     ],
     series: [
       { label: t('chart.time'), value: (_, at) => (at ? moment(at * 1000) : '–') },

@@ -72,6 +72,14 @@ export function morph(parent, wanted) {
     const key = want.dataset?.key;
     const found = key ? keyed.get(key) : unkeyed(next, want);
     if (found && found.nodeName === want.nodeName) {
+      if (!key) {
+        // What lies in between is no longer wanted: removing it leaves the one found where it is.
+        while (next !== found) {
+          const gone = next;
+          next = next.nextSibling;
+          if (!gone.dataset?.key) gone.remove();
+        }
+      }
       if (found === next) next = next.nextSibling;
       else parent.insertBefore(found, next);
       settle(found, want);
@@ -86,9 +94,10 @@ export function morph(parent, wanted) {
   }
 }
 
-/** The node at this place, if it may become the wanted one. */
+/** The first node from here on that may become the wanted one. */
 function unkeyed(node, want) {
-  return node && !node.dataset?.key && node.nodeName === want.nodeName ? node : null;
+  while (node && (node.dataset?.key || node.nodeName !== want.nodeName)) node = node.nextSibling;
+  return node;
 }
 
 /** Makes one node like another of the same name. */

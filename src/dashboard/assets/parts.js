@@ -109,11 +109,26 @@ export function toast(text, tone = 'good') {
 /** Copies, and says so; where the browser forbids it, shows the text to be copied by hand. @param {string} text */
 export async function copy(text) {
   try {
-    await navigator.clipboard.writeText(text);
+    // There is no clipboard on a page that came over plain HTTP from another machine.
+    if (navigator.clipboard) await navigator.clipboard.writeText(text);
+    else if (!copiedFromField(text)) throw new Error('refused');
     toast(t('copied'));
   } catch {
     dialog(t('do.copy'), el('p', {}, t('copy.byHand')), el('pre.code', { tabindex: 0 }, text));
   }
+}
+
+/** The old way, which needs a field with the text selected. @param {string} text @returns {boolean} */
+function copiedFromField(text) {
+  const focused = document.activeElement;
+  const field = el('textarea.unseen', { readonly: true });
+  field.value = text;
+  (focused?.closest('dialog') ?? document.body).append(field);
+  field.select();
+  const copied = document.execCommand('copy');
+  field.remove();
+  focused?.focus();
+  return copied;
 }
 
 /** Text to be read or copied as it is. @param {string} text @param {string} label */

@@ -51,7 +51,8 @@ backend_test!(tasks_are_filtered_opened_and_copied_as_a_command_that_works, asyn
     visitor.sees("Copied.").await;
     let command = visitor.pastes().await;
     let run = Command::new("sh").arg("-c").arg(&command).output().unwrap();
-    let answer: serde_json::Value = serde_json::from_slice(&run.stdout).unwrap_or_else(|_| panic!("{command}: {run:?}"));
+    let answer: serde_json::Value =
+        serde_json::from_slice(&run.stdout).unwrap_or_else(|_| panic!("{command}: {run:?}"));
     let again = scene.app.api.until(answer["data"]["taskId"].as_str().unwrap(), &[2]).await;
     assert_eq!((&again["requestPayload"], &again["modelName"]), (&json!({ "kind": "image" }), &json!("painter")));
     scene.ends().await;
@@ -116,9 +117,8 @@ backend_test!(lanes_log_and_health_say_how_things_are, async |db: &TestDb| {
 backend_test!(a_service_that_does_not_answer_is_told_and_comes_back_by_itself, async |db: &TestDb| {
     let Some(scene) = Scene::set(db).await else { return };
     let visitor = &scene.visitor;
-    let network = |offline: bool| {
-        json!({ "offline": offline, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1 })
-    };
+    let network =
+        |offline: bool| json!({ "offline": offline, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1 });
     visitor.presses("Lanes").await;
     visitor.sees("painter").await;
     visitor.tells("Network.enable", json!({})).await;

@@ -104,7 +104,7 @@ backend_test!(everything_is_reached_by_keyboard, async |db: &TestDb| {
     assert_eq!(passed[0], "Skip to content");
     assert!(passed.iter().any(|name| name.starts_with("Theme:")), "{passed:?}");
     visitor.types(&enter).await;
-    visitor.sees("Find by name").await;
+    visitor.sees("Test call").await;
     assert_eq!(visitor.focus().await, "Models", "the heading of what was opened");
     visitor.tabs().await;
     visitor.tabs().await;

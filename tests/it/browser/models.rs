@@ -61,7 +61,10 @@ backend_test!(a_model_is_paused_resumed_changed_and_deleted, async |db: &TestDb|
     visitor.fills("Headers for the model", "Authorization:Bearer s3cret").await;
     visitor.presses("Save").await;
     visitor.sees("reader is saved.").await;
-    assert_eq!((reader().await["retryTimes"].clone(), reader().await["apiKey"].clone()), (json!(4), json!("Authorization:****")));
+    assert_eq!(
+        (reader().await["retryTimes"].clone(), reader().await["apiKey"].clone()),
+        (json!(4), json!("Authorization:****"))
+    );
     visitor.presses("Edit: reader").await;
     visitor.fills("Name", "painter").await;
     visitor.presses("Save").await;

@@ -47,7 +47,7 @@ impl Visitor {
         let mut chromedriver = Process::start(Command::new(chromedriver).arg("--port=0"));
         let said = chromedriver.says("successfully on port").await;
         let port: String =
-            said.split("on port ").nth(1).unwrap().chars().take_while(|c| c.is_ascii_digit()).collect();
+            said.split("successfully on port ").nth(1).unwrap().chars().take_while(|c| c.is_ascii_digit()).collect();
         let downloads = tempfile::tempdir().unwrap();
         let mut wanted = DesiredCapabilities::chrome();
         for flag in [
@@ -73,7 +73,8 @@ impl Visitor {
         let visitor = Visitor { driver, base: base.to_owned(), downloads, _chromedriver: chromedriver, _seat: seat };
         visitor.looks_at_width(1280).await;
         visitor.prefers("prefers-color-scheme", "light").await;
-        visitor.tells("Browser.grantPermissions", json!({ "permissions": ["clipboardReadWrite"] })).await;
+        let permissions = json!({ "permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"] });
+        visitor.tells("Browser.grantPermissions", permissions).await;
         let folder = visitor.downloads.path().to_string_lossy().into_owned();
         visitor.tells("Browser.setDownloadBehavior", json!({ "behavior": "allow", "downloadPath": folder })).await;
         visitor.goes("").await;
@@ -240,7 +241,8 @@ impl Visitor {
     }
 
     async fn find(&self, kind: &str, name: &str) -> Result<WebElement, String> {
-        let found = self.driver.execute(FIND, vec![json!(kind), json!(name)]).await.map_err(|error| error.to_string())?;
+        let found =
+            self.driver.execute(FIND, vec![json!(kind), json!(name)]).await.map_err(|error| error.to_string())?;
         if found.json().is_null() {
             return Err(format!("not there; the page says:\n{}", self.reads().await));
         }

@@ -54,6 +54,6 @@ const columns = () => [
 ];
 
 function details(row) {
-  const json = (value, label) => (value === null ? null : [el('h3', {}, label), code(JSON.stringify(value, null, 2), label)]);
-  return el('details', {}, el('summary', { 'aria-label': `${t('log.details')}: ${row.opType}, ${row.id}` }, t('log.show')), json(row.requestPayload, t('log.request')), json(row.responsePayload, t('log.response')));
+  const json = (value, label) => (value === null ? null : [el('strong', {}, label), code(JSON.stringify(value, null, 2), label)]);
+  return el('details', {}, el('summary', { 'aria-label': `${t('log.show')}: ${row.opType}, ${row.id}` }, t('log.show')), json(row.requestPayload, t('log.request')), json(row.responsePayload, t('log.response')));
 }

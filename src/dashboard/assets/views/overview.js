@@ -121,12 +121,14 @@ function tiles({ overview, series, range }) {
   );
 }
 
-function charts({ list, sum, stepSeconds }, range) {
+function charts({ list: steps, sum, stepSeconds }, range) {
+  // The last step has only begun, and would look like a slump.
+  const list = steps.slice(0, -1);
   const at = list.map((point) => new Date(point.at).getTime() / 1000);
   // Nothing ran, so there was no time to measure.
   const values = (name) => list.map((point) => (name.endsWith('Ms') ? point[name] || null : point[name]));
   const line = (label, colour, name, filled = false) => ({ label, colour, values: values(name), filled });
-  const figure = (key, title, summary, series, show) => card(title, {}, chart(`${key}-${range}`, { title, summary, at, series, show }));
+  const figure = (key, title, summary, series, show) => card(title, {}, chart(`${key}-${range}`, { title, summary, at, series, show, whole: show === compact }));
   const times = (which) => t('chart.times', { p50: span(sum[`${which}P50Ms`]), p95: span(sum[`${which}P95Ms`]) });
   return el(
     'div.trio',

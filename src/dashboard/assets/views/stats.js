@@ -102,6 +102,7 @@ function byDay(rows, ask) {
       { label: t('stats.failureCount'), colour: '--bad', values: values('failureCount') },
     ],
     show: compact,
+    whole: true,
   });
 }
 

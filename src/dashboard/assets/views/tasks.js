@@ -42,13 +42,19 @@ export default {
       return `#/tasks?${query}`;
     };
     return [
-      heading(t('nav.tasks'), filtered ? button(t('tasks.clear'), () => change(Object.fromEntries([...Object.keys(FILTERS), 'page'].map((key) => [key, ''])))) : null),
+      heading(t('nav.tasks'), filtered ? button(t('tasks.clear'), () => clear(change)) : null),
       who().admin && !tenant() ? el('p.note', {}, t('tenant.own', { tenant: who().tenantId })) : null,
       card('', { 'aria-label': t('nav.tasks') }, filters(params, change), list(data.list, filtered)),
       data.list.length ? pager({ page: data.page, size: PAGE_SIZE, total: data.total, atLeast: data.totalIsAtLeast, shown: data.list.length }, link) : null,
     ];
   },
 };
+
+/** Shows all; the focus goes on at the first filter, since the button that had it goes. */
+function clear(change) {
+  change(Object.fromEntries([...Object.keys(FILTERS), 'page'].map((key) => [key, ''])));
+  document.getElementById('field-state').focus();
+}
 
 /** A filter as the API takes it: numbers as such, local times in UTC. */
 function asked(key, value) {
