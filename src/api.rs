@@ -46,12 +46,13 @@ use axum::{
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::error::ApiError;
 pub use self::{
     auth::Gate,
     openapi::openapi,
     server::{Tls, serve},
 };
-use self::{error::ApiError, rate::Rate, reception::Desk};
+use self::{rate::Rate, reception::Desk};
 use crate::{
     caller::Scope, catalog::Catalog, census::CensusTaker, config::Config, consul::Services, egress::Egress,
     maintenance::Bell, metrics::Metrics, oplog::OpLogger, permits::Permits, storage::Storage, store::Store,

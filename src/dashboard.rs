@@ -4,19 +4,20 @@
 //! at it and with that caller's rights, so there is nothing to protect here but the page itself: it
 //! may load and call this service, show results from their storage, and nothing else.
 
-use std::sync::Arc;
-
 use axum::{
     Router,
     body::Body,
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
     routing::get,
 };
 use rust_embed::{EmbeddedFile, RustEmbed};
 use url::{Origin, Url};
 
-use crate::config::{OssKind, S3};
+use crate::{
+    api::ApiError,
+    config::{OssKind, S3},
+};
 
 /// The page itself; every other file is below `/assets/`.
 const PAGE: &str = "index.html";
@@ -29,21 +30,26 @@ const REVALIDATE: HeaderValue = HeaderValue::from_static("no-cache");
 #[folder = "src/dashboard/assets"]
 struct Assets;
 
-/// A route for the page, and one for each file that it loads.
+/// A route for the page, and one for the files that it loads.
 pub(crate) fn routes<S: Clone + Send + Sync + 'static>(storage: &OssKind) -> Router<S> {
-    let policy = Arc::new(policy(storage));
-    Assets::iter().fold(Router::new(), |router, name| {
-        let path = if name == PAGE { "/".to_owned() } else { format!("/assets/{name}") };
-        let policy = policy.clone();
-        router.route(&path, get(async move |asked: HeaderMap| answer(&name, &policy, &asked)))
-    })
+    let policy = policy(storage);
+    let of_files = policy.clone();
+    let file = async move |at: Uri, asked: HeaderMap| answer(named(&at), &of_files, &asked);
+    Router::new()
+        .route("/", get(async move |asked: HeaderMap| answer(PAGE, &policy, &asked)))
+        // One route, so that the metrics of routes do not grow with the number of files.
+        .route("/assets/{*name}", get(file))
+}
+
+/// The name of the file that is asked for.
+fn named(at: &Uri) -> &str {
+    at.path().strip_prefix("/assets/").unwrap_or_default()
 }
 
 /// The file, or that the browser has it already.
 fn answer(name: &str, policy: &HeaderValue, asked: &HeaderMap) -> Response {
     let Some(file) = Assets::get(name) else {
-        // Only where files are read from the disk, and one was deleted.
-        return StatusCode::NOT_FOUND.into_response();
+        return ApiError::no_such_route().into_response();
     };
     let tag = tag(&file);
     let known = asked.get_all(header::IF_NONE_MATCH).iter().any(|tags| is_among(&tag, tags));
