@@ -48,12 +48,13 @@ use axum::{
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::error::ApiError;
 pub use self::{
     auth::Gate,
     openapi::openapi,
     server::{Tls, serve},
 };
-use self::{error::ApiError, rate::Rate, reception::Desk};
+use self::{rate::Rate, reception::Desk};
 use crate::{
     caller::Scope, catalog::Catalog, census::CensusTaker, config::Config, consul::Services, egress::Egress,
     maintenance::Bell, metrics::Metrics, oplog::OpLogger, permits::Permits, storage::Storage, store::Store,
@@ -193,11 +194,12 @@ fn routes() -> Vec<Route> {
     ]
 }
 
-/// Every route, with what stands in front of it.
+/// Every route, with what stands in front of it, and the page at `/`.
 pub fn router(state: ApiState) -> Router {
     let rate = Arc::new(Rate::new(state.tenants.clone()));
     let table =
         routes().into_iter().fold(Router::new(), |table, route| table.route(route.path, route.received(&state, &rate)));
+    let table = table.merge(crate::dashboard::routes(&state.config.oss.kind));
     finished(table, state.metrics.clone()).with_state(state)
 }
 

@@ -9,7 +9,7 @@
 //! Arrows point down only:
 //!
 //! ```text
-//! cli ─▶ app ─▶ { api, worker, cleaner, maintenance, monitor, vitals }
+//! cli ─▶ app ─▶ { api, dashboard, worker, cleaner, maintenance, monitor, vitals }
 //!                  ─▶ { catalog, census, tenants, oplog, recorder, store, permits, wake, watch, turn, storage, spool, trips,
 //!                       periodic, trace, consul }
 //!                       ─▶ { metrics, series, task, model, alert, caller, tenant, job, token, jwt, stats, config, secrets, egress,
@@ -35,7 +35,7 @@
 //! * [`trace`]: what of a task's life is told to a collector of traces.
 //! * [`consul`]: how this node is found, and how it finds models and the file service.
 //! * [`egress`]: which hosts and addresses models may have.
-//! * [`api`]: the HTTP interface.
+//! * [`api`]: the HTTP interface; `dashboard`: the page at `/` that uses it.
 //! * [`faults`]: between which steps tests kill the process; nothing in any other build.
 //! * [`app`]: builds all of it, starts and stops it in order.
 //!
@@ -51,7 +51,7 @@
 //! 2. Only `task::lifecycle` makes a `Transition`. Every write of state, phase or attempt on an
 //!    existing row is one, applied under the guard of state *and* attempt, or one of the two bulk
 //!    changes it defines; a stale writer stops quietly.
-//! 3. Only `store` names sqlx, only `permits`, `wake` and `watch` redis, only `api` axum.
+//! 3. Only `store` names sqlx, only `permits`, `wake` and `watch` redis, only `api` and `dashboard` axum.
 //! 4. Only `clock` reads time, makes ids or rolls dice. Leases and deadlines compare on the
 //!    database's or Redis' clock.
 //! 5. Only `app` spawns long-lived tasks, and it joins all of them.
@@ -64,6 +64,7 @@ pub mod app;
 
 pub mod api;
 pub mod cleaner;
+mod dashboard;
 pub mod maintenance;
 pub mod monitor;
 pub mod vitals;

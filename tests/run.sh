@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs every test against real servers: PostgreSQL, Redis, an S3 store, Prometheus, a speech model, a
-# collector of traces and a Consul agent.
+# collector of traces, a mail server and a Consul agent; the dashboard in a real Chromium.
 #
 #   ./tests/run.sh                 format, lints, all tests
 #   ./tests/run.sh cleaner         only the tests whose name contains "cleaner"
@@ -169,6 +169,8 @@ missing_packages() {
   [ -n "$(postgres_bin)" ] || echo postgresql
   command -v redis-server >/dev/null || echo redis-server
   command -v espeak-ng >/dev/null || echo espeak-ng
+  command -v curl >/dev/null || echo curl
+  command -v chromedriver >/dev/null || echo chromium chromium-driver fonts-dejavu-core fonts-wqy-microhei
   command -v prometheus >/dev/null && command -v promtool >/dev/null || echo prometheus
   python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
 }
@@ -265,6 +267,8 @@ start_servers() {
   at_free_ports 1 redis
   at_free_ports 10 s3
   export TEST_PIPER_PYTHON=$venv/bin/python TEST_SCHEMATHESIS=$venv/bin/schemathesis
+  TEST_CHROMEDRIVER=$(command -v chromedriver)
+  export TEST_CHROMEDRIVER
   TEST_PROMTOOL=$(command -v promtool) TEST_PROMETHEUS=$(command -v prometheus)
   export TEST_PROMTOOL TEST_PROMETHEUS
   export TEST_OTELTAP=$venv/bin/oteltap

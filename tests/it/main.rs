@@ -11,11 +11,13 @@
 mod access;
 mod api;
 mod bench;
+mod browser;
 mod cli;
 mod config;
 mod consul;
 mod contract;
 mod crash;
+mod dashboard;
 mod demo;
 mod deploy;
 mod disk;
