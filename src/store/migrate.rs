@@ -9,7 +9,7 @@ use sqlx::{
 use super::{Backend, StoreError, on_each};
 
 /// Number, name, text for Postgres, text for SQLite.
-const MIGRATIONS: [(i64, &str, &str, &str); 4] = [
+const MIGRATIONS: [(i64, &str, &str, &str); 5] = [
     (
         1,
         "tables",
@@ -33,6 +33,12 @@ const MIGRATIONS: [(i64, &str, &str, &str); 4] = [
         "task layout",
         include_str!("../../migrations/postgres/0004_task_layout.sql"),
         include_str!("../../migrations/sqlite/0004_task_layout.sql"),
+    ),
+    (
+        9,
+        "running order",
+        include_str!("../../migrations/postgres/0009_running_order.sql"),
+        include_str!("../../migrations/sqlite/0009_running_order.sql"),
     ),
 ];
 

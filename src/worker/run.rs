@@ -77,15 +77,16 @@ impl Run {
         match called {
             None => {
                 self.count(false, Duration::ZERO, 0);
-                self.hand_back().await;
+                Box::pin(self.hand_back()).await;
             }
             Some(Called { outcome: Ok(parked), took }) => {
                 self.count(true, took, parked.size);
-                self.resume(parked).await;
+                // Boxed, as what follows is larger than the call, of which thousands wait at once.
+                Box::pin(self.resume(parked)).await;
             }
             Some(Called { outcome: Err(failure), took }) => {
                 self.count(false, took, 0);
-                self.after_failure(failure).await;
+                Box::pin(self.after_failure(failure)).await;
             }
         }
     }
