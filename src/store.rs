@@ -88,6 +88,8 @@ enum Backend {
         pool: PgPool,
         /// Two connections, so that a node's lease and watch are renewed however busy the pool is.
         lease: PgPool,
+        /// Where a claim begins to count.
+        oldest: postgres::OldestCalls,
     },
     Sqlite {
         readers: SqlitePool,
@@ -237,7 +239,7 @@ impl Store {
             PoolReading { pool: name, used: pool.size().saturating_sub(idle), idle, limit }
         }
         match &self.backend {
-            Backend::Postgres { pool, lease } => vec![reading("main", pool), reading("lease", lease)],
+            Backend::Postgres { pool, lease, .. } => vec![reading("main", pool), reading("lease", lease)],
             Backend::Sqlite { readers, writer } => vec![reading("readers", readers), reading("writer", writer)],
         }
     }
@@ -245,7 +247,7 @@ impl Store {
     /// Closes the pools after everything is committed.
     pub async fn close(&self) {
         match &self.backend {
-            Backend::Postgres { pool, lease } => {
+            Backend::Postgres { pool, lease, .. } => {
                 pool.close().await;
                 lease.close().await;
             }
@@ -294,7 +296,8 @@ async fn open_postgres(url: &str, max_connections: u32) -> Result<(Backend, post
     };
     let lease = pool(2).connect_lazy_with(options.clone());
     let intake = postgres::Intake::new(options.clone());
-    Ok((Backend::Postgres { pool: pool(max_connections).connect_with(options).await?, lease }, intake))
+    let pool = pool(max_connections).connect_with(options).await?;
+    Ok((Backend::Postgres { pool, lease, oldest: postgres::OldestCalls::default() }, intake))
 }
 
 /// Whether a connection that comes back is good for another use. The pool asks that too, but waits

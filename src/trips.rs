@@ -32,13 +32,15 @@ struct Shared<E: Errand> {
     errand: E,
     queue: Mutex<Queue<E>>,
     most: usize,
+    /// So many items make a second thread set out while the first is on its way.
+    worth_a_second: Option<usize>,
 }
 
 struct Queue<E: Errand> {
     items: Vec<E::Item>,
     answers: Vec<oneshot::Sender<E::Answer>>,
-    /// A thread is on its way and looks again before it ends.
-    under_way: bool,
+    /// Threads on their way. Each looks again before it ends.
+    under_way: usize,
 }
 
 /// A thread on its way. However it ends, the next caller may send another one.
@@ -52,10 +54,20 @@ struct Traveller<E: Errand> {
 }
 
 impl<E: Errand> Trips<E> {
-    /// Trips that take along at most `most` items.
+    /// Trips that take along at most `most` items, one after the other.
     pub(crate) fn new(errand: E, most: usize) -> Trips<E> {
-        let queue = Queue { items: Vec::new(), answers: Vec::new(), under_way: false };
-        Trips { shared: Arc::new(Shared { errand, queue: Mutex::new(queue), most }) }
+        Trips::over(errand, most, None)
+    }
+
+    /// As [`Trips::new`], but where `worth` items wait, a second trip begins before the first has
+    /// ended: for errands that mostly wait for the disk.
+    pub(crate) fn in_pairs(errand: E, most: usize, worth: usize) -> Trips<E> {
+        Trips::over(errand, most, Some(worth))
+    }
+
+    fn over(errand: E, most: usize, worth_a_second: Option<usize>) -> Trips<E> {
+        let queue = Mutex::new(Queue { items: Vec::new(), answers: Vec::new(), under_way: 0 });
+        Trips { shared: Arc::new(Shared { errand, queue, most, worth_a_second }) }
     }
 
     /// What the trips are made for.
@@ -74,7 +86,13 @@ impl<E: Errand> Trips<E> {
             let mut queue = self.shared.queue();
             queue.items.push(item);
             queue.answers.push(answer);
-            !mem::replace(&mut queue.under_way, true)
+            let depart = match queue.under_way {
+                0 => true,
+                1 => self.shared.worth_a_second.is_some_and(|worth| queue.items.len() >= worth),
+                _ => false,
+            };
+            queue.under_way += usize::from(depart);
+            depart
         };
         if depart {
             let traveller = Traveller { shared: Arc::clone(&self.shared), answers: Vec::new(), home: false };
@@ -102,7 +120,7 @@ impl<E: Errand> Traveller<E> {
             let (items, answers) = {
                 let mut queue = self.shared.queue();
                 if queue.items.is_empty() {
-                    queue.under_way = false;
+                    queue.under_way -= 1;
                     drop(queue);
                     self.home = true;
                     return;
@@ -121,14 +139,18 @@ impl<E: Errand> Traveller<E> {
 }
 
 impl<E: Errand> Drop for Traveller<E> {
-    /// After a panic, or where the runtime stops before the thread has run: nobody waits for ever.
+    /// After a panic, or where the runtime stops before the thread has run: nobody waits for ever. What
+    /// waits is left to the other thread, if there is one.
     fn drop(&mut self) {
         if self.home {
             return;
         }
         let (items, answers) = {
             let mut queue = self.shared.queue();
-            queue.under_way = false;
+            queue.under_way -= 1;
+            if queue.under_way > 0 {
+                return;
+            }
             (mem::take(&mut queue.items), mem::take(&mut queue.answers))
         };
         drop((items, answers));
@@ -160,6 +182,19 @@ mod tests {
         (Trips::new(Sizes(Mutex::new(words)), most), word)
     }
 
+    /// Comes back when two are on their way at once.
+    struct Meeting(std::sync::Barrier);
+
+    impl Errand for Meeting {
+        type Item = ();
+        type Answer = ();
+
+        fn run(&self, batch: Vec<()>) -> Vec<()> {
+            self.0.wait();
+            batch
+        }
+    }
+
     #[tokio::test]
     async fn what_comes_in_during_a_trip_goes_along_with_the_next() {
         let (trips, word) = sizes(5);
@@ -172,6 +207,13 @@ mod tests {
         all.extend(rest.await.into_iter().map(Result::unwrap));
         // The first trip may have left with the first item only, or not at all yet.
         assert!(matches!(all[..], [1, 5, 5, 5, 5, 5, 2, 2] | [5, 5, 5, 5, 5, 3, 3, 3]), "{all:?}");
+    }
+
+    #[tokio::test]
+    async fn a_second_trip_begins_when_enough_waits_for_the_first() {
+        let trips = Trips::in_pairs(Meeting(std::sync::Barrier::new(2)), 2, 2);
+        let all = futures::future::join_all((0..4).map(|_| trips.send(()))).await;
+        assert!(all.into_iter().all(|sent| sent.is_ok()));
     }
 
     #[tokio::test]

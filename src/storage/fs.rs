@@ -5,6 +5,7 @@
 //! thread and synced together; see `batch_sync`.
 
 mod batch_sync;
+mod folders;
 mod signed_url;
 
 use std::{
@@ -12,7 +13,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -35,6 +36,9 @@ use crate::{
 
 /// Small results placed and synced in one trip.
 const MOST_AT_ONCE: usize = 512;
+
+/// Small results that are placed while those before them are synced; fewer wait for that sync's end.
+const WORTH_A_SECOND_TRIP: usize = 32;
 
 /// See the module.
 #[derive(Clone)]
@@ -61,7 +65,9 @@ impl FsStorage {
         let signed = signed.transpose()?.map(Arc::new);
         fs::create_dir_all(folder)
             .map_err(|error| format!("oss.path: cannot make the folder {}: {error}", folder.display()))?;
-        let small = Trips::new(Placer { sync: BatchSync::of(folder) }, MOST_AT_ONCE);
+        folders::keep_apart(folder);
+        let placer = Placer { sync: BatchSync::of(folder), settled: Mutex::default() };
+        let small = Trips::in_pairs(placer, MOST_AT_ONCE, WORTH_A_SECOND_TRIP);
         Ok(FsStorage { folder: folder.into(), public_url: base(public_url).into(), signed, timeout, small })
     }
 
@@ -154,11 +160,15 @@ struct Unsynced {
     file: File,
     /// The folder that it lies in and those above it.
     folders: Vec<PathBuf>,
+    /// The folder had to be made for it.
+    in_new_folder: bool,
 }
 
 /// Places small results, and syncs them together.
 struct Placer {
     sync: BatchSync,
+    /// The folder that was synced last, with those above it: only what is in it is new since.
+    settled: Mutex<PathBuf>,
 }
 
 impl Errand for Placer {
@@ -166,11 +176,29 @@ impl Errand for Placer {
     type Answer = Result<(), StorageError>;
 
     fn run(&self, batch: Vec<Placing>) -> Vec<Result<(), StorageError>> {
-        let placed: Vec<_> = batch.iter().map(Placing::place).collect();
+        let mut placed: Vec<_> = batch.iter().map(Placing::place).collect();
         if placed.len() >= WORTH_ONE_SYNC && self.sync.all() {
             return placed.into_iter().map(|placed| placed.map(drop)).collect();
         }
-        sync_each(placed)
+        let settled = self.settled().clone();
+        let mut last = None;
+        for placed in placed.iter_mut().flatten() {
+            if !placed.in_new_folder && placed.folders.first() == Some(&settled) {
+                placed.folders.truncate(1);
+            }
+            last = placed.folders.first().cloned();
+        }
+        let synced = sync_each(placed);
+        if let Some(last) = last.filter(|_| synced.iter().all(Result::is_ok)) {
+            *self.settled() = last;
+        }
+        synced
+    }
+}
+
+impl Placer {
+    fn settled(&self) -> MutexGuard<'_, PathBuf> {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -194,20 +222,23 @@ impl Placing {
     /// Synced by the caller in any case, also where an earlier try has placed the file: it may
     /// have died before it came to that.
     fn place(&self) -> Result<Unsynced, StorageError> {
-        let file = match &self.content {
+        let (file, in_new_folder) = match &self.content {
             Some(content) => self.write(content)?,
-            None => self.link_or_copy()?,
+            None => (self.link_or_copy()?, true),
         };
         let folders = self.target.ancestors().skip(1).take_while(|folder| folder.starts_with(&self.root));
-        Ok(Unsynced { file, folders: folders.map(Path::to_owned).collect() })
+        Ok(Unsynced { file, folders: folders.map(Path::to_owned).collect(), in_new_folder })
     }
 
-    /// Writes it under its final name, which nobody knows before it is whole.
-    fn write(&self, content: &[u8]) -> Result<File, StorageError> {
+    /// Writes it under its final name, which nobody knows before it is whole. True: in a folder that
+    /// had to be made.
+    fn write(&self, content: &[u8]) -> Result<(File, bool), StorageError> {
+        let mut in_new_folder = false;
         let create = || OpenOptions::new().write(true).create_new(true).open(&self.target);
         let created = match create() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.make_folders()?;
+                in_new_folder = true;
                 create()
             }
             // An earlier try of this same result.
@@ -218,7 +249,7 @@ impl Placing {
         };
         faults::pass(Point::HalfUpload);
         created
-            .and_then(|mut file| file.write_all(content).map(|()| file))
+            .and_then(|mut file| file.write_all(content).map(|()| (file, in_new_folder)))
             .map_err(|error| failed("write the file", &error))
     }
 
@@ -234,7 +265,7 @@ impl Placing {
 
     fn make_folders(&self) -> Result<(), StorageError> {
         let folder = self.target.parent().unwrap_or(&self.root);
-        fs::create_dir_all(folder).map_err(|error| failed("make a folder", &error))
+        folders::make(folder).map_err(|error| failed("make a folder", &error))
     }
 
     /// Gives the file its second name, or copies it where names cannot be shared.

@@ -9,7 +9,7 @@ use sqlx::{
 use super::{Backend, StoreError, on_each};
 
 /// Number, name, text for Postgres, text for SQLite.
-const MIGRATIONS: [(i64, &str, &str, &str); 8] = [
+const MIGRATIONS: [(i64, &str, &str, &str); 9] = [
     (
         1,
         "tables",
@@ -57,6 +57,12 @@ const MIGRATIONS: [(i64, &str, &str, &str); 8] = [
         "alerts",
         include_str!("../../migrations/postgres/0008_alerts.sql"),
         include_str!("../../migrations/sqlite/0008_alerts.sql"),
+    ),
+    (
+        9,
+        "running order",
+        include_str!("../../migrations/postgres/0009_running_order.sql"),
+        include_str!("../../migrations/sqlite/0009_running_order.sql"),
     ),
 ];
 

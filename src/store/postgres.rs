@@ -8,6 +8,7 @@
 mod apply;
 mod claim;
 mod enqueue;
+mod oldest;
 mod read;
 mod sweep;
 
@@ -15,6 +16,7 @@ pub(super) use self::{
     apply::{adopt, apply, pick_up},
     claim::claim,
     enqueue::Intake,
+    oldest::OldestCalls,
     read::{abandoned, lanes_with_work, queued_for_deleted_models, queued_longer_than},
     sweep::{drop_closed_lanes, promote_due, purge},
 };

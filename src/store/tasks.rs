@@ -172,7 +172,9 @@ impl Store {
             return Ok(Claim::default());
         }
         match &self.backend {
-            Backend::Postgres { pool, .. } => within(postgres::claim(pool, &self.vault, node, wants)).await,
+            Backend::Postgres { pool, oldest, .. } => {
+                within(postgres::claim(pool, oldest, &self.vault, node, wants)).await
+            }
             Backend::Sqlite { writer, .. } => within(sqlite::claim(writer, &self.vault, node, wants)).await,
         }
     }

@@ -83,18 +83,19 @@ impl Run {
         match called {
             None => {
                 self.count(false, Duration::ZERO, 0);
-                self.hand_back().await;
+                Box::pin(self.hand_back()).await;
             }
             Some(Called { outcome: Ok(parked), took }) => {
                 self.shared.metrics.called(&self.task, took, Ok(parked.size));
                 self.count(true, took, parked.size);
-                self.resume(parked).await;
+                // Boxed, as what follows is larger than the call, of which thousands wait at once.
+                Box::pin(self.resume(parked)).await;
             }
             Some(Called { outcome: Err(failure), took }) => {
                 self.shared.metrics.called(&self.task, took, Err(failure.kind));
                 self.count(false, took, 0);
                 steps::failed(&mut self.span, &failure);
-                self.after_failure(failure).await;
+                Box::pin(self.after_failure(failure)).await;
             }
         }
     }

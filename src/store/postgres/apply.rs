@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     secrets::Vault,
+    stats::CallCount,
     store::{
         StoreError,
         models::{MODEL_COLUMNS, read_model},
@@ -41,10 +42,33 @@ macro_rules! changes {
     };
 }
 
+/// Adds the rows of a query to the statistics.
+macro_rules! count_calls {
+    ($rows:literal) => {
+        concat!(
+            "
+    INSERT INTO asynch_model_stat AS s (day, tenant_id, creator, model_name, request_count, success_count,
+                                        failure_count, total_seconds, result_bytes, created_at, updated_at)
+    ",
+            $rows,
+            "
+    ON CONFLICT (day, tenant_id, creator, model_name) DO UPDATE
+    SET request_count = s.request_count + EXCLUDED.request_count,
+        success_count = s.success_count + EXCLUDED.success_count,
+        failure_count = s.failure_count + EXCLUDED.failure_count,
+        total_seconds = s.total_seconds + EXCLUDED.total_seconds,
+        result_bytes = s.result_bytes + EXCLUDED.result_bytes,
+        updated_at = GREATEST(s.updated_at, EXCLUDED.updated_at)"
+        )
+    };
+}
+
 /// A first parking that comes again finds its own row and must not pass for a second one, or its
 /// call would be counted twice; of the other arrows the guard on the state says the same.
-const CHANGE: &str = concat!(
-    "
+macro_rules! change {
+    () => {
+        concat!(
+            "
     UPDATE asynch_task t
     SET state = c.to_state, phase = c.to_phase, tmp_file = c.to_tmp_file,
         error_msg = COALESCE(c.to_error_msg, t.error_msg),
@@ -62,13 +86,35 @@ const CHANGE: &str = concat!(
             (SELECT m.auto_clean_seconds FROM asynch_models m WHERE m.id = t.model_id), $25) END,
         updated_at = now()
     FROM ",
-    changes!(),
-    "
+            changes!(),
+            "
     WHERE t.tenant_id = c.tenant AND t.task_id = c.task AND t.state = c.from_state AND t.attempt = c.at_attempt
       AND (c.at_owner IS NULL OR t.owner = c.at_owner)
       AND NOT (c.has_call AND c.to_state = c.from_state AND t.phase = c.to_phase AND t.tmp_file = c.to_tmp_file
                AND t.error_msg = COALESCE(c.to_error_msg, t.error_msg))
     RETURNING t.tenant_id, t.task_id"
+        )
+    };
+}
+
+const CHANGE: &str = change!();
+
+/// Results, and in the same statement their calls: one round trip for what nearly all batches are.
+const SUCCEED: &str = concat!(
+    "WITH changed AS (",
+    change!(),
+    "), counted AS (",
+    count_calls!(
+        "SELECT k.day, changed.tenant_id, k.creator, k.model_name, count(*), count(*), 0, sum(k.seconds),
+                LEAST(sum(k.bytes), 9223372036854775807)::bigint, now(), now()
+         FROM changed JOIN unnest($26::bigint[], $27::uuid[], $28::date[], $29::text[], $30::text[], $31::float8[],
+                                  $32::bigint[])
+           AS k(tenant, task, day, creator, model_name, seconds, bytes)
+           ON k.tenant = changed.tenant_id AND k.task = changed.task_id
+         GROUP BY k.day, changed.tenant_id, k.creator, k.model_name
+         ORDER BY k.day, changed.tenant_id, k.creator, k.model_name"
+    ),
+    ") SELECT tenant_id, task_id FROM changed"
 );
 
 /// Rows that look as if the change had been made before. A success may have been picked up since.
@@ -84,19 +130,11 @@ const REPEATED: &str = concat!(
 );
 
 /// Written in the order of the key, after the tasks.
-const COUNT_CALLS: &str = "
-    INSERT INTO asynch_model_stat AS s (day, tenant_id, creator, model_name, request_count, success_count,
-                                        failure_count, total_seconds, result_bytes, created_at, updated_at)
-    SELECT day, tenant_id, creator, model_name, successes + failures, successes, failures, seconds, bytes, now(), now()
-    FROM unnest($1::date[], $2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::float8[], $8::bigint[])
-      AS c(day, tenant_id, creator, model_name, successes, failures, seconds, bytes)
-    ON CONFLICT (day, tenant_id, creator, model_name) DO UPDATE
-    SET request_count = s.request_count + EXCLUDED.request_count,
-        success_count = s.success_count + EXCLUDED.success_count,
-        failure_count = s.failure_count + EXCLUDED.failure_count,
-        total_seconds = s.total_seconds + EXCLUDED.total_seconds,
-        result_bytes = s.result_bytes + EXCLUDED.result_bytes,
-        updated_at = GREATEST(s.updated_at, EXCLUDED.updated_at)";
+const COUNT_CALLS: &str = count_calls!(
+    "SELECT day, tenant_id, creator, model_name, successes + failures, successes, failures, seconds, bytes, now(), now()
+     FROM unnest($1::date[], $2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::float8[], $8::bigint[])
+       AS c(day, tenant_id, creator, model_name, successes, failures, seconds, bytes)"
+);
 
 const ADOPTABLE: &str = "
     SELECT model_id, state, phase FROM asynch_task
@@ -127,13 +165,28 @@ const PICK_UP_READY: &str = "
         (SELECT m.auto_clean_seconds FROM asynch_models m WHERE m.id = t.model_id), $5)
     FROM ready WHERE t.tenant_id = ready.tenant AND t.task_id = ready.task AND t.state = $3";
 
+/// When the calls of a run are counted.
+#[derive(Clone, Copy)]
+enum Counting {
+    /// In the statement that changes its tasks.
+    Along,
+    /// At the end of the transaction.
+    Later,
+}
+
 /// Applies a batch and counts its calls, statistics last: their rows are shared by many tasks and
 /// are locked for the shortest time.
 pub(in crate::store) async fn apply(pool: &PgPool, transitions: &[Transition]) -> Result<Vec<Outcome>, StoreError> {
-    let mut transaction = pool.begin().await?;
     let mut outcomes = vec![Outcome::Stale; transitions.len()];
-    for run in tally::runs(transitions) {
-        apply_run(&mut transaction, transitions, &mut outcomes, run).await?;
+    let runs = tally::runs(transitions);
+    if runs.len() == 1 && transitions.iter().all(is_success) {
+        let mut connection = pool.acquire().await?;
+        apply_run(&mut connection, transitions, &mut outcomes, 0..transitions.len(), Counting::Along).await?;
+        return Ok(outcomes);
+    }
+    let mut transaction = pool.begin().await?;
+    for run in runs {
+        apply_run(&mut transaction, transitions, &mut outcomes, run, Counting::Later).await?;
     }
     ledger::record_postgres(&mut transaction, transitions, &outcomes).await?;
     count_calls(&mut transaction, transitions, &outcomes).await?;
@@ -147,10 +200,14 @@ async fn apply_run(
     transitions: &[Transition],
     outcomes: &mut [Outcome],
     run: Range<usize>,
+    counting: Counting,
 ) -> Result<(), StoreError> {
     let mut order: Vec<usize> = run.collect();
     order.sort_by_key(|&n| sort_key(transitions[n].key()));
-    let changed = change(connection, transitions, &order).await?;
+    let changed = match counting {
+        Counting::Along => succeed(connection, transitions, &order).await?,
+        Counting::Later => change(connection, transitions, &order).await?,
+    };
     order.retain(|&n| {
         let done = changed.contains(&sort_key(transitions[n].key()));
         if done {
@@ -176,17 +233,41 @@ fn sort_key(key: TaskKey) -> (i64, Uuid) {
     (key.tenant.0, key.id.0)
 }
 
+/// A result, and of a call that gave it.
+fn is_success(transition: &Transition) -> bool {
+    transition.row().state == State::Succeeded && transition.call().is_none_or(|call| call.success)
+}
+
 async fn change(connection: &mut PgConnection, all: &[Transition], order: &[usize]) -> Result<Keys, StoreError> {
-    let rows = bind_changes(sqlx::query_as(CHANGE), all, order)
+    Ok(bind_change(CHANGE, all, order).fetch_all(connection).await?.into_iter().collect())
+}
+
+/// As [`change`] for results, and counts the calls that gave them.
+async fn succeed(connection: &mut PgConnection, all: &[Transition], order: &[usize]) -> Result<Keys, StoreError> {
+    let calls = order.iter().filter_map(|&n| Some((all[n].key(), all[n].call()?)));
+    let calls: Vec<(TaskKey, &CallCount)> = calls.collect();
+    let rows = bind_change(SUCCEED, all, order)
+        .bind(calls.iter().map(|(key, _)| key.tenant.0).collect::<Vec<_>>())
+        .bind(calls.iter().map(|(key, _)| key.id.0).collect::<Vec<_>>())
+        .bind(calls.iter().map(|(_, call)| call.day).collect::<Vec<_>>())
+        .bind(calls.iter().map(|(_, call)| call.creator.as_str()).collect::<Vec<_>>())
+        .bind(calls.iter().map(|(_, call)| call.model_name.as_str()).collect::<Vec<_>>())
+        .bind(calls.iter().map(|(_, call)| call.seconds).collect::<Vec<_>>())
+        .bind(calls.iter().map(|(_, call)| i64::try_from(call.bytes).unwrap_or(i64::MAX)).collect::<Vec<_>>())
+        .fetch_all(connection)
+        .await?;
+    Ok(rows.into_iter().collect())
+}
+
+/// Binds the parameters of `change!()`.
+fn bind_change<'q>(statement: &'static str, all: &'q [Transition], order: &[usize]) -> KeyQuery<'q> {
+    bind_changes(sqlx::query_as(statement), all, order)
         .bind(PLACE_HEAD)
         .bind(PLACE_TAIL)
         .bind(State::Running.number())
         .bind(UPLOAD_DEADLINE_SECONDS)
         .bind(State::Failed.number())
         .bind(AUTO_CLEAN_SECONDS)
-        .fetch_all(connection)
-        .await?;
-    Ok(rows.into_iter().collect())
 }
 
 async fn find_repeated(connection: &mut PgConnection, all: &[Transition], order: &[usize]) -> Result<Keys, StoreError> {

@@ -8,7 +8,7 @@ use std::{
 use sqlx::{PgConnection, PgPool, Row, postgres::PgRow};
 use tracing::error;
 
-use super::columns;
+use super::{OldestCalls, columns};
 use crate::{
     model::Model,
     secrets::Vault,
@@ -50,16 +50,20 @@ const MAKE_MISSING: &str = "
 const LOCK_MODELS: &str = "
     SELECT id FROM asynch_models WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED";
 
-/// The models that may be called, once for each lane, and what runs in those lanes that are locked.
+/// The models that may be called, once for each lane, and what runs in those lanes that are locked, the
+/// oldest of it at the moment `oldest`.
 const SEE_LANES: &str = concat!(
     "SELECT ",
     model_columns!(),
-    ", w.lane_tenant, CASE WHEN w.is_locked THEN (
-           SELECT count(*) FROM asynch_task t
-           WHERE t.model_id = w.lane_model AND t.tenant_id = w.lane_tenant AND t.phase = 0 AND t.state = 1
-       ) END AS running
-    FROM unnest($1::bigint[], $2::bigint[], $3::boolean[]) AS w(lane_model, lane_tenant, is_locked)
-    JOIN asynch_models ON id = w.lane_model AND enabled = 1 AND deleted_at IS NULL"
+    ", w.lane_tenant, calls.running, calls.oldest
+    FROM unnest($1::bigint[], $2::bigint[], $3::boolean[], $4::timestamptz[])
+      AS w(lane_model, lane_tenant, is_locked, since)
+    JOIN asynch_models ON id = w.lane_model AND enabled = 1 AND deleted_at IS NULL
+    LEFT JOIN LATERAL (
+        SELECT count(*) AS running, COALESCE(min(t.started_at), statement_timestamp()) AS oldest FROM asynch_task t
+        WHERE t.model_id = w.lane_model AND t.tenant_id = w.lane_tenant AND t.phase = 0 AND t.state = 1
+          AND t.started_at >= COALESCE(w.since, '-infinity')
+    ) calls ON w.is_locked"
 );
 
 const COUNT_MODELS: &str = "
@@ -84,6 +88,8 @@ const COUNT_TENANTS: &str = "
 /// The outer limit cuts nothing, for the plan keeps within [`MOST_CLAIMED`](crate::store::tasks::MOST_CLAIMED).
 /// It has to be a literal: the planner takes a limit it does not know for a tenth of the lane, and
 /// joins a large lane by reading all of the table.
+///
+/// A call begins at the statement's own time, after its lane was locked: see [`OldestCalls`].
 const TAKE: &str = concat!(
     "
     WITH picked AS MATERIALIZED (
@@ -101,7 +107,7 @@ const TAKE: &str = concat!(
         LIMIT 256
     )
     UPDATE asynch_task
-    SET state = $6, phase = 0, attempt = attempt + 1, owner = $7, started_at = now(), updated_at = now(),
+    SET state = $6, phase = 0, attempt = attempt + 1, owner = $7, started_at = statement_timestamp(), updated_at = now(),
         deadline_at = now() + (picked.timeout_seconds + $8) * interval '1 second'
     FROM picked
     WHERE tenant_id = picked.tenant AND task_id = picked.task
@@ -112,12 +118,13 @@ const TAKE: &str = concat!(
 /// Claims in one short transaction: look, decide, take.
 pub(in crate::store) async fn claim(
     pool: &PgPool,
+    oldest: &OldestCalls,
     vault: &Vault,
     node: NodeId,
     wants: &[Want],
 ) -> Result<Claim, StoreError> {
     let mut transaction = pool.begin().await?;
-    let sight = look(&mut transaction, vault, wants).await?;
+    let sight = look(&mut transaction, oldest, vault, wants).await?;
     let mut plan = Plan::new(wants, &sight);
     let mut round = plan.round();
     while !round.is_empty() {
@@ -131,7 +138,12 @@ pub(in crate::store) async fn claim(
 
 /// Locks what is free, then reads limits and counts what runs: in this order, so that nothing that
 /// another claim committed before is missed.
-async fn look(connection: &mut PgConnection, vault: &Vault, wants: &[Want]) -> Result<Sight, StoreError> {
+async fn look(
+    connection: &mut PgConnection,
+    oldest: &OldestCalls,
+    vault: &Vault,
+    wants: &[Want],
+) -> Result<Sight, StoreError> {
     let wanted: BTreeSet<Lane> = wants.iter().map(|want| want.lane).collect();
     let locked = lock_lanes(connection, &wanted).await?;
     let shared: BTreeSet<i64> = locked.iter().filter(|(_, with)| with.total).map(|(lane, _)| lane.model.0).collect();
@@ -139,7 +151,7 @@ async fn look(connection: &mut PgConnection, vault: &Vault, wants: &[Want]) -> R
     let total = if shared.is_empty() { HashMap::new() } else { lock_and_count_models(connection, shared).await? };
     let capped = if capped.is_empty() { HashMap::new() } else { lock_and_count_tenants(connection, capped).await? };
     let sight = Sight { total, capped, ..Sight::default() };
-    see_lanes(connection, vault, &wanted, |lane| locked.contains_key(&lane), sight).await
+    see_lanes(connection, oldest, vault, &wanted, |lane| locked.contains_key(&lane), sight).await
 }
 
 /// The limits that a lane shares with others.
@@ -172,6 +184,7 @@ async fn lock_lanes(
 /// Adds to `sight` the models that may be called and what runs in the lanes that are locked.
 async fn see_lanes(
     connection: &mut PgConnection,
+    oldest: &OldestCalls,
     vault: &Vault,
     wanted: &BTreeSet<Lane>,
     is_locked: impl Fn(Lane) -> bool,
@@ -179,7 +192,9 @@ async fn see_lanes(
 ) -> Result<Sight, StoreError> {
     let (models, tenants) = columns(wanted);
     let locked: Vec<bool> = wanted.iter().map(|lane| is_locked(*lane)).collect();
-    let rows = sqlx::query(SEE_LANES).bind(models).bind(tenants).bind(locked).fetch_all(connection).await?;
+    let since = oldest.since(wanted);
+    let see = sqlx::query(SEE_LANES).bind(models).bind(tenants).bind(locked).bind(since);
+    let rows = see.fetch_all(connection).await?;
     let mut read = HashSet::new();
     for row in &rows {
         let lane = Lane { model: ModelId(row.big("id")?), tenant: TenantId(row.big("lane_tenant")?) };
@@ -190,6 +205,7 @@ async fn see_lanes(
         }
         if let Some(running) = row.try_get::<Option<i64>, _>("running")? {
             sight.running.insert(lane, running);
+            oldest.seen(lane, row.time("oldest")?);
         }
     }
     Ok(sight)

@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// The changes of a run as a table `c`, from a JSON array: one statement for all of them, because
+/// The changes of a run as a table `c`, from a JSON array that is read once and for all: one statement, because
 /// each costs two switches between threads.
 macro_rules! changes {
     () => {
@@ -38,7 +38,7 @@ macro_rules! changes {
                  value ->> 'rest' AS rest, value ->> 'toHead' AS to_head, value ->> 'toTail' AS to_tail,
                  value ->> 'retries' AS retries, value ->> 'lost' AS lost, value ->> 'isFinal' AS is_final,
                  value ->> 'hasCall' AS has_call, value ->> 'atOwner' AS at_owner
-          FROM json_each($1)) AS c"
+          FROM jsonb_each($1)) AS c"
     };
 }
 

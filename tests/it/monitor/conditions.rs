@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-fn texts(settings: &[(&'static str, String)]) -> Vec<(&'static str, &str)> {
+fn texts<'a>(settings: &'a [(&'static str, String)]) -> Vec<(&'static str, &'a str)> {
     settings.iter().map(|(key, value)| (*key, value.as_str())).collect()
 }
 

@@ -180,6 +180,28 @@ async fn contend(fixture: &Fixture, db: &TestDb, lanes: &[Lane], running: &str, 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_began_long_ago_counts_until_it_ends() {
+    on(Kind::Postgres, async |db| {
+        let fixture = Fixture::open(db).await;
+        let lane = fixture.lane(Limits { max: 2, ..ROOMY }).await;
+        fixture.queue(lane, 4).await;
+        let long = fixture.claim_one(lane).await;
+        fixture.raw.run("UPDATE asynch_task SET started_at = now() - interval '1 hour' WHERE state = 1").await;
+        let second = fixture.second(db).await;
+        let claim = async || second.claim(fixture.node, &[want(lane, 9)]).await.unwrap();
+        for _ in 0..2 {
+            let claimed = claim().await;
+            assert_eq!((claimed.tasks.len(), verdicts(&claimed)), (1, vec![LaneVerdict::Full]));
+            assert_eq!(verdicts(&claim().await), [LaneVerdict::Full]);
+            fixture.done(succeeded(&claimed.tasks[0])).await;
+        }
+        fixture.done(succeeded(&long)).await;
+        assert_eq!(claim().await.tasks.len(), 1, "the last one");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lane_that_somebody_is_claiming_from_is_busy() {
     on(Kind::Postgres, async |db| {
         let fixture = Fixture::open(db).await;

@@ -1,0 +1,2 @@
+-- The twin of the Postgres migration of this number. SQLite takes entries out of an index with the rows
+-- that they are of, so nothing changes.
