@@ -6,7 +6,7 @@
 //! are given: with a literal state the planner knows those indexes, and how many rows to expect.
 
 use chrono::{DateTime, Utc};
-use sqlx::{Postgres, QueryBuilder, Sqlite, SqlitePool};
+use sqlx::{Postgres, QueryBuilder, Sqlite};
 use uuid::Uuid;
 
 use super::rows::{read_task, task_columns};
@@ -17,6 +17,9 @@ use crate::{
 
 /// Up to here totals are exact.
 pub const MOST_COUNTED: i64 = 10_000;
+
+/// As many of a tenant's newest tasks are looked through before anything else is tried.
+const NEAR: i64 = 20_000;
 
 /// What listTask filters by; all given must hold.
 #[derive(Debug, Clone, Default)]
@@ -60,93 +63,142 @@ impl Store {
         page: Page,
     ) -> Result<TaskListing, StoreError> {
         within(async {
-            match &self.backend {
-                Backend::Postgres { pool, .. } => {
-                    let rows = rows_postgres(tenant, filter, page).build().persistent(false).fetch_all(pool).await?;
-                    let list: Vec<Task> = rows.iter().map(read_task).collect::<Result<_, _>>()?;
-                    match known_total(list.len(), page) {
-                        Some(total) => Ok(TaskListing { list, total, total_is_at_least: false }),
-                        None => {
-                            let mut count = count_postgres(tenant, filter);
-                            let total = count.build_query_scalar().persistent(false).fetch_one(pool).await?;
-                            Ok(TaskListing::counted(list, total))
-                        }
-                    }
-                }
-                Backend::Sqlite { readers, .. } => {
-                    let way = way(readers, tenant, filter.state).await?;
-                    let rows = rows_sqlite(tenant, filter, page, way).build().fetch_all(readers).await?;
-                    let list: Vec<Task> = rows.iter().map(read_task).collect::<Result<_, _>>()?;
-                    match known_total(list.len(), page) {
-                        Some(total) => Ok(TaskListing { list, total, total_is_at_least: false }),
-                        None => {
-                            let total =
-                                count_sqlite(tenant, filter, way).build_query_scalar().fetch_one(readers).await?;
-                            Ok(TaskListing::counted(list, total))
-                        }
-                    }
-                }
+            let ask = Asked { tenant, filter, page };
+            let mut list = if ask.may_be_near() { self.tasks_found(&ask, Way::Near).await? } else { Vec::new() };
+            if !ask.fills_page(&list) {
+                list = self.tasks_found(&ask, Way::Whole).await?;
             }
+            if let Some(total) = ask.known_total(list.len()) {
+                return Ok(TaskListing { list, total, total_is_at_least: false });
+            }
+            let counted = self.tasks_counted(&ask).await?;
+            Ok(TaskListing { list, total: counted.min(MOST_COUNTED), total_is_at_least: counted > MOST_COUNTED })
         })
         .await
     }
-}
 
-impl TaskListing {
-    fn counted(list: Vec<Task>, counted: i64) -> TaskListing {
-        TaskListing { list, total: counted.min(MOST_COUNTED), total_is_at_least: counted > MOST_COUNTED }
+    async fn tasks_found(&self, ask: &Asked<'_>, way: Way) -> Result<Vec<Task>, StoreError> {
+        match &self.backend {
+            Backend::Postgres { pool, .. } => {
+                let rows = rows_postgres(ask, way).build().persistent(false).fetch_all(pool).await?;
+                rows.iter().map(read_task).collect()
+            }
+            Backend::Sqlite { readers, .. } => {
+                let rows = rows_sqlite(ask, way).build().fetch_all(readers).await?;
+                rows.iter().map(read_task).collect()
+            }
+        }
+    }
+
+    /// How many there are, at most one more than are counted.
+    async fn tasks_counted(&self, ask: &Asked<'_>) -> Result<i64, StoreError> {
+        Ok(match &self.backend {
+            Backend::Postgres { pool, .. } => {
+                count_postgres(ask).build_query_scalar().persistent(false).fetch_one(pool).await?
+            }
+            Backend::Sqlite { readers, .. } => count_sqlite(ask).build_query_scalar().fetch_one(readers).await?,
+        })
     }
 }
 
-/// How to get at the tasks of a state. Postgres knows how many there are of it and decides itself.
+/// What was asked for.
+struct Asked<'a> {
+    tenant: TenantId,
+    filter: &'a TaskFilter,
+    page: Page,
+}
+
+/// Where to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
-    /// From the newest on, until the page is full.
-    Key,
-    /// Through the partial index of the state, and sorted: there are few of that state.
-    Few,
+    /// Among the newest of the tenant only. A page that they fill is the page asked for.
+    Near,
+    /// Among all of them, those of a state through its partial index.
+    Whole,
 }
 
-async fn way(readers: &SqlitePool, tenant: TenantId, state: Option<State>) -> Result<Way, StoreError> {
-    let Some(state) = state else { return Ok(Way::Key) };
-    let Some(mut probe) = probe(state, tenant) else { return Ok(Way::Few) };
-    let found: i64 = probe.build_query_scalar().fetch_one(readers).await?;
-    Ok(if found > MOST_COUNTED { Way::Key } else { Way::Few })
+impl Asked<'_> {
+    /// True where the newest tasks may hold the page, and there is no quicker way to it: an index with few
+    /// entries, the key itself, or an end of it.
+    fn may_be_near(&self) -> bool {
+        let filter = self.filter;
+        let few = matches!(filter.state, Some(State::Running | State::Failed | State::Cancelled));
+        let keyed = filter.created_to.is_some() || filter.task_id.as_deref().and_then(whole_id).is_some();
+        let by_name = filter.model_name.is_some() || filter.biz_name.is_some() || filter.creator.is_some();
+        let filtered = filter.state.is_some() || filter.task_id.is_some() || by_name;
+        filtered && !few && !keyed && self.page.offset.saturating_add(self.page.limit) <= NEAR
+    }
+
+    fn fills_page(&self, list: &[Task]) -> bool {
+        list.len() as i64 >= self.page.limit
+    }
+
+    /// A page that is not full is the last, which says how many there are without counting.
+    fn known_total(&self, found: usize) -> Option<i64> {
+        let (found, page) = (found as i64, self.page);
+        let is_last = found < page.limit && (found > 0 || page.offset == 0);
+        is_last.then(|| page.offset.saturating_add(found))
+    }
 }
 
-/// A page that is not full is the last, which says how many there are without counting.
-fn known_total(found: usize, page: Page) -> Option<i64> {
-    let found = found as i64;
-    let is_last = found < page.limit && (found > 0 || page.offset == 0);
-    is_last.then(|| page.offset.saturating_add(found))
+/// The page of rows from what was pushed last.
+macro_rules! push_page {
+    ($query:expr, $page:expr) => {
+        $query.push(" ORDER BY task_id DESC LIMIT ").push_bind($page.limit).push(" OFFSET ").push_bind($page.offset)
+    };
 }
 
-fn rows_postgres(tenant: TenantId, filter: &TaskFilter, page: Page) -> QueryBuilder<Postgres> {
-    let mut query = QueryBuilder::new(concat!("SELECT ", task_columns!(), " FROM asynch_task"));
-    conditions_postgres(&mut query, tenant, filter, Way::Few);
-    query.push(" ORDER BY task_id DESC LIMIT ").push_bind(page.limit).push(" OFFSET ").push_bind(page.offset);
+/// `OFFSET 0` keeps the planner from walking the key for a page of tasks that it takes to be spread
+/// evenly, when they lie behind a million newer ones of another state.
+fn rows_postgres(ask: &Asked<'_>, way: Way) -> QueryBuilder<Postgres> {
+    let mut query = QueryBuilder::new(concat!("SELECT ", task_columns!(), " FROM "));
+    match way {
+        Way::Near => {
+            query.push("(SELECT * FROM asynch_task WHERE tenant_id = ").push_bind(ask.tenant.0);
+            query.push(format_args!(" ORDER BY task_id DESC LIMIT {NEAR}) AS t"));
+            conditions_postgres(&mut query, ask);
+        }
+        Way::Whole if ask.filter.state.is_some() => {
+            query.push("(SELECT * FROM asynch_task");
+            conditions_postgres(&mut query, ask);
+            query.push(" OFFSET 0) AS t");
+        }
+        Way::Whole => {
+            query.push("asynch_task");
+            conditions_postgres(&mut query, ask);
+        }
+    }
+    push_page!(query, ask.page);
     query
 }
 
-fn count_postgres(tenant: TenantId, filter: &TaskFilter) -> QueryBuilder<Postgres> {
-    let mut query = QueryBuilder::new("SELECT count(*) FROM (SELECT FROM asynch_task");
-    conditions_postgres(&mut query, tenant, filter, Way::Few);
-    query.push(format_args!(" LIMIT {}) AS q", MOST_COUNTED + 1));
+fn count_postgres(ask: &Asked<'_>) -> QueryBuilder<Postgres> {
+    let mut query = QueryBuilder::new("SELECT count(*) FROM (SELECT FROM (SELECT FROM asynch_task");
+    conditions_postgres(&mut query, ask);
+    query.push(format_args!(" OFFSET 0) AS t LIMIT {}) AS q", MOST_COUNTED + 1));
     query
 }
 
-fn rows_sqlite(tenant: TenantId, filter: &TaskFilter, page: Page, way: Way) -> QueryBuilder<Sqlite> {
-    let mut query = QueryBuilder::new(concat!("SELECT ", task_columns!(), " FROM asynch_task"));
-    query.push(index(filter.state, way));
-    conditions_sqlite(&mut query, tenant, filter, way);
-    query.push(" ORDER BY task_id DESC LIMIT ").push_bind(page.limit).push(" OFFSET ").push_bind(page.offset);
+fn rows_sqlite(ask: &Asked<'_>, way: Way) -> QueryBuilder<Sqlite> {
+    let mut query = QueryBuilder::new(concat!("SELECT ", task_columns!(), " FROM "));
+    match way {
+        Way::Near => {
+            query.push("(SELECT * FROM asynch_task WHERE tenant_id = ").push_bind(ask.tenant.0);
+            query.push(format_args!(" ORDER BY task_id DESC LIMIT {NEAR})"));
+        }
+        Way::Whole => {
+            query.push("asynch_task").push(index(ask.filter.state));
+        }
+    }
+    conditions_sqlite(&mut query, ask);
+    push_page!(query, ask.page);
     query
 }
 
-fn count_sqlite(tenant: TenantId, filter: &TaskFilter, way: Way) -> QueryBuilder<Sqlite> {
+fn count_sqlite(ask: &Asked<'_>) -> QueryBuilder<Sqlite> {
     let mut query = QueryBuilder::new("SELECT count(*) FROM (SELECT 1 FROM asynch_task");
-    query.push(index(filter.state, way));
-    conditions_sqlite(&mut query, tenant, filter, way);
+    query.push(index(ask.filter.state));
+    conditions_sqlite(&mut query, ask);
     query.push(format_args!(" LIMIT {})", MOST_COUNTED + 1));
     query
 }
@@ -154,10 +206,11 @@ fn count_sqlite(tenant: TenantId, filter: &TaskFilter, way: Way) -> QueryBuilder
 /// Both dialects read the conditions alike, but for how to look for a part of a text.
 macro_rules! conditions {
     ($name:ident, $database:ty, $position:literal, $id_as_text:literal) => {
-        fn $name(query: &mut QueryBuilder<$database>, tenant: TenantId, filter: &TaskFilter, way: Way) {
-            query.push(" WHERE tenant_id = ").push_bind(tenant.0);
+        fn $name(query: &mut QueryBuilder<$database>, ask: &Asked<'_>) {
+            let filter = ask.filter;
+            query.push(" WHERE tenant_id = ").push_bind(ask.tenant.0);
             if let Some(state) = filter.state {
-                query.push(" AND ").push(in_state(state, way));
+                query.push(" AND ").push(in_state(state));
             }
             if let Some(part) = &filter.model_name {
                 query.push(concat!(" AND ", $position, "(model_name, ")).push_bind(part.clone()).push(") > 0");
@@ -168,11 +221,12 @@ macro_rules! conditions {
             if let Some(name) = &filter.creator {
                 query.push(" AND creator = ").push_bind(name.clone());
             }
-            if let Some(part) = filter.task_id.as_ref().map(|part| part.to_lowercase()) {
-                match part.parse::<TaskId>() {
-                    Ok(id) => query.push(" AND task_id = ").push_bind(Id(id.0)),
-                    Err(_) => {
-                        query.push(concat!(" AND ", $position, "(", $id_as_text, ", ")).push_bind(part).push(") > 0")
+            if let Some(part) = &filter.task_id {
+                match whole_id(part) {
+                    Some(id) => query.push(" AND task_id = ").push_bind(Id(id.0)),
+                    None => {
+                        query.push(concat!(" AND ", $position, "(", $id_as_text, ", "));
+                        query.push_bind(part.to_lowercase()).push(") > 0")
                     }
                 };
             }
@@ -189,52 +243,31 @@ conditions!(conditions_postgres, Postgres, "strpos", "task_id::text");
 conditions!(conditions_sqlite, Sqlite, "instr", "task_id");
 
 /// How SQLite is told to use a partial index; it would rather read the whole key.
-const fn index(state: Option<State>, way: Way) -> &'static str {
-    match (way, state) {
-        (Way::Key, _) | (Way::Few, None | Some(State::Queued)) => "",
-        (Way::Few, Some(State::Running)) => " INDEXED BY ix_asynch_task_running",
-        (Way::Few, Some(State::Succeeded)) => " INDEXED BY ix_asynch_task_unclaimed",
-        (Way::Few, Some(State::Failed | State::Cancelled)) => " INDEXED BY ix_asynch_task_failed",
-        (Way::Few, Some(State::PickedUp)) => " INDEXED BY ix_asynch_task_expire",
+const fn index(state: Option<State>) -> &'static str {
+    match state {
+        None | Some(State::Queued) => "",
+        Some(State::Running) => " INDEXED BY ix_asynch_task_running",
+        Some(State::Succeeded) => " INDEXED BY ix_asynch_task_unclaimed",
+        Some(State::Failed | State::Cancelled) => " INDEXED BY ix_asynch_task_failed",
+        Some(State::PickedUp) => " INDEXED BY ix_asynch_task_expire",
     }
 }
 
-/// Counts what may be many of a state, as far as it matters; `None` where there are always few, or
-/// the index has the order of the list.
-fn probe(state: State, tenant: TenantId) -> Option<QueryBuilder<Sqlite>> {
-    let indexed = match state {
-        State::Running | State::Failed | State::Cancelled => return None,
-        State::Queued => {
-            let mut query = QueryBuilder::new("SELECT count(*) FROM (");
-            for (condition, glue) in [("IS NULL", " UNION ALL "), ("IS NOT NULL", ")")] {
-                query.push("SELECT * FROM (SELECT 1 FROM asynch_task WHERE tenant_id = ").push_bind(tenant.0);
-                query
-                    .push(format_args!(" AND state = 0 AND due_at {condition} LIMIT {})", MOST_COUNTED + 1))
-                    .push(glue);
-            }
-            return Some(query);
-        }
-        State::Succeeded => "ix_asynch_task_unclaimed WHERE state = 2",
-        State::PickedUp => "ix_asynch_task_expire WHERE state IN (3, 4, 5)",
-    };
-    let mut query = QueryBuilder::new("SELECT count(*) FROM (SELECT 1 FROM asynch_task INDEXED BY ");
-    query.push(indexed).push(format_args!(" LIMIT {})", MOST_COUNTED + 1));
-    Some(query)
+/// The state, worded as the partial indexes are.
+const fn in_state(state: State) -> &'static str {
+    match state {
+        State::Queued => "(state = 0 AND due_at IS NULL OR state = 0 AND due_at IS NOT NULL)",
+        State::Running => "state = 1",
+        State::Succeeded => "state = 2",
+        State::Failed => "state = 3",
+        State::PickedUp => "state IN (3, 4, 5) AND state = 4",
+        State::Cancelled => "state = 5",
+    }
 }
 
-/// The state, worded as the partial indexes are. Where many may be queued SQLite is not told that they
-/// are in two of them, or it would read and sort both.
-const fn in_state(state: State, way: Way) -> &'static str {
-    match (state, way) {
-        (State::Queued, Way::Few) => "(state = 0 AND due_at IS NULL OR state = 0 AND due_at IS NOT NULL)",
-        (State::Queued, Way::Key) => "state = 0",
-        (State::Running, _) => "state = 1",
-        (State::Succeeded, _) => "state = 2",
-        (State::Failed, _) => "state = 3",
-        (State::PickedUp, Way::Few) => "state IN (3, 4, 5) AND state = 4",
-        (State::PickedUp, Way::Key) => "state = 4",
-        (State::Cancelled, _) => "state = 5",
-    }
+/// The id, where the part to look for is all of it.
+fn whole_id(part: &str) -> Option<TaskId> {
+    part.parse().ok()
 }
 
 /// The smallest `UUIDv7` of a millisecond.
@@ -249,12 +282,15 @@ mod tests {
 
     #[test]
     fn a_page_that_is_not_full_says_how_many_there_are() {
-        let page = |offset, limit| Page { offset, limit };
-        assert_eq!(known_total(0, page(0, 10)), Some(0));
-        assert_eq!(known_total(9, page(0, 10)), Some(9));
-        assert_eq!(known_total(3, page(20, 10)), Some(23));
-        assert_eq!(known_total(10, page(0, 10)), None, "there may be more");
-        assert_eq!(known_total(0, page(20, 10)), None, "it is past the end");
+        let filter = TaskFilter::default();
+        let known = |found, offset| {
+            Asked { tenant: TenantId(7), filter: &filter, page: Page { offset, limit: 10 } }.known_total(found)
+        };
+        assert_eq!(known(0, 0), Some(0));
+        assert_eq!(known(9, 0), Some(9));
+        assert_eq!(known(3, 20), Some(23));
+        assert_eq!(known(10, 0), None, "there may be more");
+        assert_eq!(known(0, 20), None, "it is past the end");
     }
 
     #[test]

@@ -97,7 +97,7 @@ async fn dump(db: &TestDb) -> String {
         }
         Kind::Postgres => {
             let mut all = Vec::new();
-            for table in ["models", "task", "op_log", "model_stat", "token", "node"] {
+            for table in ["models", "task", "attempt", "op_log", "model_stat", "token", "node", "watch"] {
                 all.extend(Raw::connect(db).await.texts(format!("SELECT t::text FROM asynch_{table} t")).await);
             }
             all.join("\n")

@@ -101,8 +101,8 @@ async fn round(fixture: &Fixture, lanes: &[Lane]) {
     store.task(tasks[0].key).await.unwrap();
     store.lanes_with_work().await.unwrap();
     store.count_lanes().await.unwrap();
-    // States that few tasks are in. Of others a page is soon full, and so is the count.
-    for state in [State::Running, State::Succeeded, State::Failed, State::Cancelled] {
+    // States that few tasks are in. Of others a page is found among the newest, however they are read.
+    for state in [State::Running, State::Failed, State::Cancelled] {
         let filter = TaskFilter { state: Some(state), ..TaskFilter::default() };
         let found = store.list_tasks(TenantId(7), &filter, Page { offset: 0, limit: 100 }).await.unwrap();
         assert!(found.list.len() < 100);
