@@ -49,6 +49,7 @@ fn running() -> Running {
         key: TaskKey { tenant, id: clock::task_id() },
         lane: Lane { model: ModelId(3), tenant },
         attempt: Attempt(1),
+        node: clock::node_id(),
         retry_count: 0,
         lost_attempts: 0,
         phase: Phase::Model,

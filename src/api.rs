@@ -6,8 +6,11 @@
 //! answer. There are no more layers than these two: each one clones and boxes all that lies behind it,
 //! for every request.
 
+mod attempts;
 mod audit;
 mod auth;
+mod callers;
+mod docs;
 mod envelope;
 mod error;
 mod exchange;
@@ -17,8 +20,10 @@ mod log_level;
 mod metrics;
 mod model_fields;
 mod models;
+mod nodes;
 mod openapi;
 mod oplog;
+mod overview;
 mod rate;
 mod reception;
 mod request;
@@ -36,6 +41,7 @@ use axum::{
     middleware::from_fn_with_state,
     routing::{MethodFilter, MethodRouter, on},
 };
+use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
@@ -45,8 +51,8 @@ pub use self::{
 };
 use self::{error::ApiError, rate::Rate, reception::Desk};
 use crate::{
-    caller::Scope, catalog::Catalog, config::Config, egress::Egress, metrics::Metrics, oplog::OpLogger,
-    permits::Permits, storage::Storage, store::Store, vitals::Latest, wake::Wake, worker::Pulse,
+    caller::Scope, catalog::Catalog, census::CensusTaker, config::Config, egress::Egress, metrics::Metrics,
+    oplog::OpLogger, permits::Permits, storage::Storage, store::Store, wake::Wake, worker::Pulse,
 };
 
 /// What handlers need. One pointer, because every request clones it several times.
@@ -63,6 +69,8 @@ pub struct Parts {
     pub store: Store,
     /// Models by name.
     pub catalog: Catalog,
+    /// What is queued and what runs.
+    pub census: CensusTaker,
     /// Tells workers about new tasks.
     pub wake: Wake,
     /// Fresh URLs of results; sign of life.
@@ -77,8 +85,8 @@ pub struct Parts {
     pub pulse: Option<Pulse>,
     /// What is counted.
     pub metrics: Metrics,
-    /// What is queued and what runs, for the metrics.
-    pub queues: Latest,
+    /// When this process started.
+    pub started_at: DateTime<Utc>,
     /// Set when the service begins to stop: not ready any more.
     pub stopping: CancellationToken,
 }
@@ -110,6 +118,8 @@ struct Route {
 enum Access {
     /// Nothing: anyone may call it, or the handler itself sees to who.
     Open,
+    /// The caller must be known, whatever its scopes.
+    Caller,
     /// The caller must be known and have that scope.
     Known(Scope),
     /// The same, and the call leaves a row in the operation log.
@@ -118,7 +128,7 @@ enum Access {
 
 /// Every route, by who calls it, with what it takes to call it.
 fn routes() -> Vec<Route> {
-    use Access::{Known, Logged, Open};
+    use Access::{Caller, Known, Logged, Open};
     use Scope::{Admin, ModelWrite, StatRead, TaskRead, TaskWrite};
     const GET: MethodFilter = MethodFilter::GET;
     const POST: MethodFilter = MethodFilter::POST;
@@ -130,6 +140,7 @@ fn routes() -> Vec<Route> {
         route(GET, "/task/getTaskResult", Known(TaskRead), tasks::get_task_result),
         route(POST, "/task/getTaskBatch", Known(TaskRead), tasks::get_task_batch),
         route(POST, "/task/listTask", Known(TaskRead), tasks::list_task),
+        route(POST, "/task/listAttempt", Known(TaskRead), attempts::list_attempt),
         // Whoever looks after a tenant: its models, and what became of its calls.
         route(POST, "/model/createModel", Logged(ModelWrite), models::create_model),
         route(PUT, "/model/updateModel", Logged(ModelWrite), models::update_model),
@@ -139,8 +150,13 @@ fn routes() -> Vec<Route> {
         route(POST, "/model/listModel", Known(ModelWrite), models::list_model),
         route(POST, "/stat/listModelStat", Known(StatRead), stats::list_model_stat),
         route(POST, "/stat/listSeries", Known(StatRead), series::list_series),
+        route(POST, "/stat/getOverview", Known(StatRead), overview::get_overview),
+        route(POST, "/stat/listLane", Known(StatRead), overview::list_lane),
         route(POST, "/opLog/listOpLog", Known(StatRead), oplog::list_op_log),
-        // Whoever looks after this node.
+        route(GET, "/caller/getCaller", Caller, callers::get_caller),
+        // Whoever looks after the service.
+        route(GET, "/node/getHealth", Known(StatRead), nodes::get_health),
+        route(POST, "/node/listNode", Known(Admin), nodes::list_node),
         route(GET, "/node/getLogLevel", Known(Admin), log_level::get_log_level),
         route(PUT, "/node/updateLogLevel", Logged(Admin), log_level::update_log_level),
         // Whoever was given the URL of a result.
@@ -150,6 +166,7 @@ fn routes() -> Vec<Route> {
         route(GET, "/readyz", Open, health::readyz),
         route(GET, "/metrics", Open, metrics::metrics),
         route(GET, "/openapi.json", Open, openapi::document),
+        route(GET, "/docs", Open, docs::docs),
     ]
 }
 
@@ -179,10 +196,10 @@ where
 }
 
 impl Access {
-    /// What a caller must have been given, `None` where it need not even be known.
+    /// What a caller must have been given, if anything.
     fn scope(self) -> Option<Scope> {
         match self {
-            Access::Open => None,
+            Access::Open | Access::Caller => None,
             Access::Known(scope) | Access::Logged(scope) => Some(scope),
         }
     }
@@ -202,12 +219,12 @@ impl Route {
 
     /// The handler behind its reception, if it has one.
     fn received(self, state: &ApiState, rate: Option<&Arc<Rate>>) -> MethodRouter<ApiState> {
-        let (scope, log) = match self.access {
+        let log = match self.access {
             Access::Open => return self.handler,
-            Access::Known(scope) => (scope, None),
-            Access::Logged(scope) => (scope, Some(state.oplog.clone())),
+            Access::Caller | Access::Known(_) => None,
+            Access::Logged(_) => Some(state.oplog.clone()),
         };
-        let desk = Arc::new(Desk::new(state, scope, rate.cloned(), log));
+        let desk = Arc::new(Desk::new(state, self.access.scope(), rate.cloned(), log));
         self.handler.route_layer(from_fn_with_state(desk, reception::receive))
     }
 }
@@ -249,7 +266,7 @@ mod tests {
             gate: Gate::gateway(),
             hops_are_reported: true,
             rate: None,
-            scope: Scope::TaskRead,
+            scope: Some(Scope::TaskRead),
             limits: Limits::of_bytes(LIMIT),
             log: None,
         };

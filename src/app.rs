@@ -23,7 +23,7 @@ use crate::{
     spool::Spool,
     storage::Storage,
     store::Store,
-    vitals::{self, Vitals},
+    vitals::Vitals,
     wake::Wake,
     watch::{Board, Watch},
     worker::{self, Pulse, Worker},
@@ -96,14 +96,15 @@ impl App {
         parts.push(part("operation log", |stop| oplog_writer.run(log_store, stop)));
         let recorder = Recorder::new(store.clone(), metrics.clone());
         parts.push(part("series", |stop| recorder.run(stop)));
-        let (counting, queues) = vitals::counting(CensusTaker::new(store.clone()));
-        parts.push(part("census", |stop| counting.run(stop)));
         let permits_kept = permits.clone();
         parts.push(part("permits", |stop| async move { permits_kept.run(stop).await }));
         let callers = gate.clone();
         parts.push(part("identity provider", |stop| callers.run(stop)));
         let bus = wake.clone();
         parts.push(part("wake-ups", |stop| async move { bus.run(stop).await }));
+        let census = CensusTaker::new(store.clone());
+        let counts = census.clone();
+        parts.push(part("census", |stop| counts.run(stop)));
         let server_stops_before = parts.len();
         let mut pulse = None;
         if let Some(spool) = spool {
@@ -122,7 +123,7 @@ impl App {
             pulse = Some(signs);
         }
         if config.cleaner.enabled {
-            let watch = Watch::new(store.clone(), board, config.worker.lease);
+            let watch = Watch::new(store.clone(), board, config.node_name(), config.worker.lease);
             let cleaner_parts = cleaner::Parts {
                 store: store.clone(),
                 storage: storage.clone(),
@@ -148,6 +149,7 @@ impl App {
             gate,
             store: store.clone(),
             catalog,
+            census,
             wake,
             storage,
             egress,
@@ -155,7 +157,7 @@ impl App {
             oplog,
             pulse,
             metrics,
-            queues,
+            started_at: clock::now(),
             stopping: stopping.clone(),
         });
         // Started last and stopped after the worker: while running calls end, probes are told that

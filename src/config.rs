@@ -274,6 +274,18 @@ pub struct ConfigError {
     pub message: String,
 }
 
+impl Config {
+    /// What people know this process by: its machine and its port, or the address it listens on.
+    pub fn node_name(&self) -> String {
+        let address = self.server.address;
+        let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        match machine.trim() {
+            "" => address.to_string(),
+            machine => format!("{machine}:{}", address.port()),
+        }
+    }
+}
+
 // What carries a secret shows itself without: a configuration may end up in a log or a panic.
 
 impl fmt::Debug for Auth {

@@ -12,7 +12,7 @@ use std::{fmt, str::FromStr, time::Duration};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::task::lifecycle::{Phase, State};
+use crate::task::lifecycle::{Ending, Phase, State};
 
 /// A tenant: the owner of models and tasks. Tenant 0 may share its models with everyone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -109,6 +109,8 @@ pub struct Running {
     pub lane: Lane,
     /// The fence of this claim.
     pub attempt: Attempt,
+    /// The incarnation that claimed or adopted it.
+    pub node: NodeId,
     /// Failed tries before this one.
     pub retry_count: i32,
     /// Attempts that died with their worker.
@@ -215,6 +217,48 @@ pub enum FailureKind {
     Spool,
 }
 
+/// One attempt at a task, over or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PastAttempt {
+    /// Which one, from 1.
+    pub attempt: Attempt,
+    /// What became of it.
+    pub outcome: AttemptOutcome,
+    /// When it was claimed.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it ended; `None` while it runs.
+    pub ended_at: Option<DateTime<Utc>>,
+    /// Who held it; not known of one that succeeded.
+    pub node: Option<NodeId>,
+    /// What went wrong, in words.
+    pub error: String,
+}
+
+/// What became of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttemptOutcome {
+    /// It is not over.
+    Running,
+    /// Its result is stored.
+    Succeeded,
+    /// It ended without.
+    Ended(Ending),
+}
+
+impl AttemptOutcome {
+    /// As it is written in answers.
+    pub const fn word(self) -> &'static str {
+        match self {
+            AttemptOutcome::Running => "running",
+            AttemptOutcome::Succeeded => "succeeded",
+            AttemptOutcome::Ended(Ending::Failed) => "failed",
+            AttemptOutcome::Ended(Ending::Lost) => "lost",
+            AttemptOutcome::Ended(Ending::HandedBack) => "handedBack",
+            AttemptOutcome::Ended(Ending::UploadFailed) => "uploadFailed",
+        }
+    }
+}
+
 impl Attempt {
     /// Before the first claim.
     pub const NONE: Attempt = Attempt(0);
@@ -276,6 +320,7 @@ pub(crate) mod sample {
             key: TaskKey { tenant: TenantId(7), id: TaskId(Uuid::nil()) },
             lane: Lane { model: ModelId(3), tenant: TenantId(7) },
             attempt: Attempt(1),
+            node: NodeId(Uuid::nil()),
             retry_count: 0,
             lost_attempts: 0,
             phase: Phase::Model,

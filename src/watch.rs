@@ -48,6 +48,7 @@ pub struct Watch {
     store: Store,
     board: Board,
     watcher: NodeId,
+    name: String,
     lease: Duration,
     hold: Mutex<Hold>,
 }
@@ -76,10 +77,10 @@ impl Board {
 }
 
 impl Watch {
-    /// A watch that is still to be taken.
-    pub fn new(store: Store, board: Board, lease: Duration) -> Watch {
+    /// A watch that is still to be taken, by the process of that name.
+    pub fn new(store: Store, board: Board, name: String, lease: Duration) -> Watch {
         let hold = Mutex::new(Hold::new(lease, clock::tick()));
-        Watch { store, board, watcher: clock::node_id(), lease, hold }
+        Watch { store, board, watcher: clock::node_id(), name, lease, hold }
     }
 
     /// Under which name it is held.
@@ -118,7 +119,7 @@ impl Watch {
         loop {
             let asked = clock::tick();
             let cut_offs = self.held().cut_offs();
-            let renewal = self.store.hold_watch(self.watcher, self.lease, cut_offs > 0);
+            let renewal = self.store.hold_watch(self.watcher, &self.name, self.lease, cut_offs > 0);
             if let Ok(Ok(may_bury)) = tokio::time::timeout(every, renewal).await {
                 if cut_offs > 0 {
                     info!("the database is back; nobody is declared dead for {:?}", self.lease);

@@ -199,7 +199,7 @@ impl Worker {
             lease: config.worker.lease,
             poll_interval: config.worker.poll_interval,
             shutdown_grace: config.server.shutdown_grace,
-            name: config.server.address.to_string(),
+            name: config.node_name(),
             room,
         })
     }

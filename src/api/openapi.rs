@@ -20,9 +20,9 @@ use utoipa::{
 };
 
 use super::{
-    Route,
+    Access, Route, attempts, callers, docs,
     error::{ApiError, Failure, Kind},
-    files, health, log_level, metrics, models, oplog, routes, series, stats, tasks,
+    files, health, log_level, metrics, models, nodes, oplog, overview, routes, series, stats, tasks,
     wire::id_asked,
 };
 use crate::caller::Scope;
@@ -39,8 +39,10 @@ use crate::caller::Scope;
     tags(
         (name = "tasks", description = "Hand tasks in, pick results up"),
         (name = "models", description = "Register the model services that do the work"),
-        (name = "statistics", description = "What the models did, day by day"),
+        (name = "statistics", description = "What the models did, day by day, and what they do now"),
         (name = "operation log", description = "Who changed what"),
+        (name = "callers", description = "Who am I?"),
+        (name = "nodes", description = "The processes that do the work"),
         (name = "files", description = "Results, where the service itself keeps them"),
         (name = "health", description = "For probes"),
         (name = "tools", description = "This document, metrics, the log level"),
@@ -50,6 +52,7 @@ use crate::caller::Scope;
         tasks::get_task_result,
         tasks::get_task_batch,
         tasks::list_task,
+        attempts::list_attempt,
         models::create_model,
         models::update_model,
         models::delete_model,
@@ -58,7 +61,12 @@ use crate::caller::Scope;
         models::list_model,
         stats::list_model_stat,
         series::list_series,
+        overview::get_overview,
+        overview::list_lane,
         oplog::list_op_log,
+        callers::get_caller,
+        nodes::get_health,
+        nodes::list_node,
         log_level::get_log_level,
         log_level::update_log_level,
         files::file,
@@ -66,6 +74,7 @@ use crate::caller::Scope;
         health::readyz,
         metrics::metrics,
         document,
+        docs::docs,
     ),
     components(schemas(Failure))
 )]
@@ -91,8 +100,9 @@ pub fn openapi() -> OpenApi {
     let operations = document.paths.paths.iter_mut().flat_map(|(path, item)| operations(path, item));
     for (method, path, operation) in operations {
         name(operation);
-        if let Some(scope) = scope(&routes, method, path) {
-            add_caller(operation, scope);
+        let access = access(&routes, method, path);
+        if access != Access::Open {
+            add_caller(operation, access.scope());
             bodies.extend(body_schema(operation));
         }
         fill_in_failures(operation);
@@ -127,8 +137,9 @@ fn operations<'a>(
 }
 
 /// What the table of routes asks for there.
-fn scope(routes: &[Route], method: &str, path: &str) -> Option<Scope> {
-    routes.iter().find(|route| route.method_name() == method && route.path == path)?.access.scope()
+fn access(routes: &[Route], method: &str, path: &str) -> Access {
+    let route = routes.iter().find(|route| route.method_name() == method && route.path == path);
+    route.map_or(Access::Open, |route| route.access)
 }
 
 /// Names operations as the contract does: `createTask`.
@@ -145,7 +156,7 @@ fn name(operation: &mut Operation) {
 }
 
 /// What comes with a caller: how it is known, for whom it acts, and how it may be refused.
-fn add_caller(operation: &mut Operation, scope: Scope) {
+fn add_caller(operation: &mut Operation, scope: Option<Scope>) {
     let tenant = ParameterBuilder::new()
         .name("tenantId")
         .parameter_in(ParameterIn::Query)
@@ -153,7 +164,10 @@ fn add_caller(operation: &mut Operation, scope: Scope) {
         .description(Some(TENANT_ID))
         .schema(Some(id_asked()));
     operation.parameters.get_or_insert_default().push(RefOr::T(tenant.build()));
-    let needs = format!("Needs the scope `{}`, where callers have scopes.", scope.word());
+    let needs = match scope {
+        Some(scope) => format!("Needs the scope `{}`, where callers have scopes.", scope.word()),
+        None => "Any known caller may ask.".to_owned(),
+    };
     operation.description = Some(match operation.description.take() {
         Some(text) if !text.is_empty() => format!("{text}\n\n{needs}"),
         _ => needs,
@@ -161,7 +175,7 @@ fn add_caller(operation: &mut Operation, scope: Scope) {
     // One for each mode: `token` and `jwt`, `gateway` with and without secret, `anonymous`.
     let none = Vec::<String>::new;
     operation.security = Some(vec![
-        SecurityRequirement::new("token", [scope.word()]),
+        SecurityRequirement::new("token", scope.map(Scope::word)),
         SecurityRequirement::new("userInfo", none()).add("gatewaySecret", none()),
         SecurityRequirement::new("userInfo", none()),
         SecurityRequirement::default(),
@@ -312,9 +326,10 @@ mod tests {
             let names = operation["parameters"].as_array().unwrap().iter().map(|parameter| &parameter["name"]);
             assert!(names.into_iter().any(|name| name == "tenantId"), "{}", route.path);
             assert!(operation["responses"]["403"].is_object(), "{}", route.path);
-            let scope = route.access.scope().unwrap().word();
-            assert_eq!(operation["security"][0]["token"], serde_json::json!([scope]), "{}", route.path);
-            assert!(operation["description"].as_str().unwrap().contains(scope), "{}", route.path);
+            let scopes: Vec<&str> = route.access.scope().iter().map(|scope| scope.word()).collect();
+            assert_eq!(operation["security"][0]["token"], serde_json::json!(scopes), "{}", route.path);
+            let description = operation["description"].as_str().unwrap();
+            assert!(scopes.iter().all(|scope| description.contains(scope)), "{}", route.path);
             if let Some(body) = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].as_str() {
                 let schema = document.pointer(body.trim_start_matches('#')).unwrap();
                 assert!(schema["properties"]["tenantId"].is_object(), "{body}");

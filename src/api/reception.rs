@@ -35,8 +35,8 @@ pub(crate) struct Desk {
     pub(crate) hops_are_reported: bool,
     /// How often a tenant may call.
     pub(crate) rate: Option<Arc<Rate>>,
-    /// What a caller must have been given.
-    pub(crate) scope: Scope,
+    /// What a caller must have been given, if anything.
+    pub(crate) scope: Option<Scope>,
     pub(crate) limits: Limits,
     /// Where calls of this route are logged, if they are.
     pub(crate) log: Option<OpLogger>,
@@ -76,8 +76,8 @@ async fn hand_on(
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    if !caller.scopes.allow(desk.scope) {
-        return Err(ApiError::lacks_scope(desk.scope));
+    if let Some(scope) = desk.scope.filter(|scope| !caller.scopes.allow(*scope)) {
+        return Err(ApiError::lacks_scope(scope));
     }
     let (mut parts, body) = request.into_parts();
     let sent = request::receive(&parts, body, desk.limits).await?;
@@ -87,8 +87,8 @@ async fn hand_on(
 }
 
 impl Desk {
-    /// The desk of a route that takes a scope, with that log where its calls are logged.
-    pub(crate) fn new(state: &ApiState, scope: Scope, rate: Option<Arc<Rate>>, log: Option<OpLogger>) -> Desk {
+    /// The desk of a route that takes a scope, if it does, with that log where its calls are logged.
+    pub(crate) fn new(state: &ApiState, scope: Option<Scope>, rate: Option<Arc<Rate>>, log: Option<OpLogger>) -> Desk {
         Desk {
             gate: state.gate.clone(),
             hops_are_reported: matches!(state.config.auth, Auth::Gateway { .. }),

@@ -14,20 +14,24 @@ use super::{
     ApiState,
     audit::Notes,
     auth::{Acting, USER_INFO},
-    envelope::{self, Answer, Envelope, PageOf},
+    envelope::{self, Answer, Envelope},
     error::ApiError,
     request::Ask,
-    wire::{Id, PageAsk, Time, filter, raw_json},
+    wire::{Id, PageAsk, Time, filter, moment, raw_json},
 };
 use crate::{
-    caller::Caller,
+    caller::{Caller, MAX_USER},
     clock,
     config::{Auth, Config, OssKind},
     faults::{self, Point},
     model::{MAX_NAME, text},
     storage::Storage,
     store::tasks::{Enqueued, PickedUp, TaskFilter},
-    task::{CallerHeaders, Task, TaskId, TaskKey, lifecycle::State as TaskState, submission::Submission},
+    task::{
+        CallerHeaders, Task, TaskId, TaskKey,
+        lifecycle::State as TaskState,
+        submission::{MAX_BIZ_NAME, Submission},
+    },
     wake::WakeUp,
 };
 
@@ -133,12 +137,39 @@ pub(crate) struct ListTask {
     /// Part of the model's name.
     #[schema(max_length = 128)]
     model_name: Option<String>,
-    /// Part of the task's id.
+    /// Part of the task's id; the whole id is the quickest.
     #[schema(max_length = 36)]
     task_id: Option<String>,
     /// The state.
     #[schema(minimum = 0, maximum = 5)]
     state: Option<i64>,
+    /// The caller's module, the whole name.
+    #[schema(max_length = 128)]
+    biz_name: Option<String>,
+    /// User who created it, the whole name.
+    #[schema(max_length = 64)]
+    creator: Option<String>,
+    /// Not created before this moment.
+    #[schema(format = DateTime)]
+    created_from: Option<String>,
+    /// Not created after this moment.
+    #[schema(format = DateTime)]
+    created_to: Option<String>,
+}
+
+/// One page of tasks.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct TaskPage {
+    /// The tasks of this page.
+    list: Vec<TaskView>,
+    /// Tasks on all pages; counted up to 10,000.
+    #[schema(example = 1)]
+    total: i64,
+    /// True, and only there, where there are more than `total`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = bool)]
+    total_is_at_least: Option<bool>,
 }
 
 /// A task.
@@ -297,26 +328,42 @@ pub(crate) async fn get_task_batch(
 }
 
 /// List tasks, newest first
+///
+/// `total` is exact up to 10,000; beyond that `totalIsAtLeast` is true.
 #[utoipa::path(post, path = "/task/listTask", tag = "tasks", request_body = ListTask, responses(
-    (status = 200, description = "One page of tasks", body = Envelope<PageOf<TaskView>>),
+    (status = 200, description = "One page of tasks", body = Envelope<TaskPage>),
 ))]
 pub(crate) async fn list_task(
     State(api): State<ApiState>,
     Acting(caller): Acting,
     Ask(ask): Ask<ListTask>,
-) -> Answer<PageOf<TaskView>> {
+) -> Answer<TaskPage> {
     let page = PageAsk::check(ask.page)?;
-    let filter = TaskFilter {
-        model_name: filter("modelName", ask.model_name, MAX_NAME)?,
-        task_id: filter("taskId", ask.task_id, TASK_ID_LENGTH)?,
-        state: ask.state.map(known_state).transpose()?,
-    };
-    let found = api.store.list_tasks(caller.tenant, &filter, page).await?;
+    let found = api.store.list_tasks(caller.tenant, &ask.filter()?, page).await?;
     let mut list = Vec::with_capacity(found.list.len());
     for task in found.list {
         list.push(TaskView::of(task, &api.storage).await);
     }
-    envelope::page(list, found.total)
+    envelope::ok(TaskPage { list, total: found.total, total_is_at_least: found.total_is_at_least.then_some(true) })
+}
+
+impl ListTask {
+    fn filter(self) -> Result<TaskFilter, ApiError> {
+        let created_from = moment("createdFrom", self.created_from)?;
+        let created_to = moment("createdTo", self.created_to)?;
+        if created_from.zip(created_to).is_some_and(|(from, to)| to < from) {
+            return Err(ApiError::validation("createdTo", "must not be before createdFrom"));
+        }
+        Ok(TaskFilter {
+            model_name: filter("modelName", self.model_name, MAX_NAME)?,
+            task_id: filter("taskId", self.task_id, TASK_ID_LENGTH)?,
+            state: self.state.map(known_state).transpose()?,
+            biz_name: filter("bizName", self.biz_name, MAX_BIZ_NAME)?,
+            creator: filter("creator", self.creator, MAX_USER)?,
+            created_from,
+            created_to,
+        })
+    }
 }
 
 fn known_state(number: i64) -> Result<TaskState, ApiError> {

@@ -88,7 +88,8 @@ impl Scopes {
         Ok(scopes)
     }
 
-    fn words(self) -> impl Iterator<Item = &'static str> {
+    /// The words of the set, in their order.
+    pub fn words(self) -> impl Iterator<Item = &'static str> {
         Scope::ALL.into_iter().filter(move |scope| self.0 & scope.bit() != 0).map(Scope::word)
     }
 }

@@ -9,7 +9,7 @@ use sqlx::{
 use super::{Backend, StoreError, on_each};
 
 /// Number, name, text for Postgres, text for SQLite.
-const MIGRATIONS: [(i64, &str, &str, &str); 5] = [
+const MIGRATIONS: [(i64, &str, &str, &str); 6] = [
     (
         1,
         "tables",
@@ -33,6 +33,12 @@ const MIGRATIONS: [(i64, &str, &str, &str); 5] = [
         "task layout",
         include_str!("../../migrations/postgres/0004_task_layout.sql"),
         include_str!("../../migrations/sqlite/0004_task_layout.sql"),
+    ),
+    (
+        5,
+        "attempts",
+        include_str!("../../migrations/postgres/0005_attempts.sql"),
+        include_str!("../../migrations/sqlite/0005_attempts.sql"),
     ),
     (
         6,

@@ -6,8 +6,11 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use super::{
     Backend, Store, StoreError, on_each,
+    row::Columns,
     tasks::micros,
     value::{Id, Stamp},
     within,
@@ -35,14 +38,14 @@ const REMOVE_ALL: &str = "DELETE FROM asynch_node";
 // A watch that was let go for a third of its length begins anew: whoever held it was cut off, and
 // may have told others so.
 const HOLD_WATCH_POSTGRES: &str = "\
-    INSERT INTO asynch_watch AS w (watcher, since, held_until) \
-    VALUES ($1, now(), now() + make_interval(secs => $2)) \
+    INSERT INTO asynch_watch AS w (watcher, name, since, held_until) \
+    VALUES ($1, $5, now(), now() + make_interval(secs => $2)) \
     ON CONFLICT (watcher) DO UPDATE SET held_until = EXCLUDED.held_until, \
         since = CASE WHEN $3 OR w.held_until < now() + make_interval(secs => $4) THEN now() ELSE w.since END \
     RETURNING since <= now() - make_interval(secs => $2)";
 
 const HOLD_WATCH_SQLITE: &str = "\
-    INSERT INTO asynch_watch (watcher, since, held_until) VALUES ($1, $5, $5 + $2) \
+    INSERT INTO asynch_watch (watcher, name, since, held_until) VALUES ($1, $6, $5, $5 + $2) \
     ON CONFLICT (watcher) DO UPDATE SET held_until = excluded.held_until, \
         since = CASE WHEN $3 OR held_until < $5 + $4 THEN $5 ELSE since END \
     RETURNING since <= $5 - $2";
@@ -67,7 +70,73 @@ const BURY_SQLITE: &str = "\
         SELECT 1 FROM asynch_watch WHERE watcher = $1 AND since <= $4 - $2 AND held_until > $4 + $3 \
     ) RETURNING node";
 
+/// Workers, and processes that only clean. A process is told by its name, for its worker and its
+/// watch have ids of their own.
+macro_rules! nodes {
+    ($now:literal) => {
+        concat!(
+            "SELECT n.node, n.name, n.started_at, n.lease_until, n.lease_until > ",
+            $now,
+            " AS alive, COALESCE(r.running, 0) AS running, \
+                 EXISTS (SELECT 1 FROM asynch_watch w WHERE w.name = n.name AND w.held_until > ",
+            $now,
+            ") AS cleans \
+             FROM asynch_node n LEFT JOIN ( \
+                 SELECT owner, count(*) AS running FROM asynch_task WHERE state = 1 GROUP BY owner \
+             ) r ON r.owner = n.node \
+             UNION ALL \
+             SELECT w.watcher, w.name, w.since, w.held_until, w.held_until > ",
+            $now,
+            ", 0, w.held_until > ",
+            $now,
+            " FROM asynch_watch w WHERE NOT EXISTS (SELECT 1 FROM asynch_node n WHERE n.name = w.name) \
+             ORDER BY 3, 1 LIMIT 1000"
+        )
+    };
+}
+
+const NODES_POSTGRES: &str = nodes!("now()");
+const NODES_SQLITE: &str = nodes!("$1");
+
+/// A process that works or cleans.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Its incarnation.
+    pub id: NodeId,
+    /// Machine and port.
+    pub name: String,
+    /// When this incarnation began.
+    pub started_at: DateTime<Utc>,
+    /// When its lease ends unless it is renewed.
+    pub lease_until: DateTime<Utc>,
+    /// The lease has not ended.
+    pub alive: bool,
+    /// Tasks it holds.
+    pub running: i64,
+    /// It holds the watch, and may declare others dead.
+    pub cleans: bool,
+}
+
 impl Store {
+    /// Every process that works or cleans, the oldest first; 1000 at most.
+    ///
+    /// # Errors
+    /// Where the database is out of reach or a row cannot be read.
+    pub async fn list_nodes(&self) -> Result<Vec<Node>, StoreError> {
+        within(async {
+            match &self.backend {
+                Backend::Postgres { pool, .. } => {
+                    sqlx::query(NODES_POSTGRES).fetch_all(pool).await?.iter().map(read_node).collect()
+                }
+                Backend::Sqlite { readers, .. } => {
+                    let query = sqlx::query(NODES_SQLITE).bind(Stamp(clock::now()));
+                    query.fetch_all(readers).await?.iter().map(read_node).collect()
+                }
+            }
+        })
+        .await
+    }
+
     /// Writes the lease row of a new incarnation.
     ///
     /// # Errors
@@ -137,23 +206,30 @@ impl Store {
     }
 
     /// Takes or keeps the watch for the length of `lease`; true where it has been held without a
-    /// break for that long, so that its holder may bury. `anew`: it was broken, whatever the row says.
+    /// break for that long, so that its holder may bury. `name` is the process it is of. `anew`: it was
+    /// broken, whatever the row says.
     ///
     /// # Errors
     /// Where the database is out of reach: the watch may have been extended all the same.
-    pub async fn hold_watch(&self, watcher: NodeId, lease: Duration, anew: bool) -> Result<bool, StoreError> {
+    pub async fn hold_watch(
+        &self,
+        watcher: NodeId,
+        name: &str,
+        lease: Duration,
+        anew: bool,
+    ) -> Result<bool, StoreError> {
         within(async {
             let (length, fresh) = (lease, lease * 2 / 3);
             Ok(match &self.backend {
                 Backend::Postgres { lease: connection, .. } => {
                     let query = sqlx::query_scalar(HOLD_WATCH_POSTGRES).bind(Id(watcher.0));
-                    let query = query.bind(length.as_secs_f64()).bind(anew).bind(fresh.as_secs_f64());
+                    let query = query.bind(length.as_secs_f64()).bind(anew).bind(fresh.as_secs_f64()).bind(name);
                     query.fetch_one(connection).await?
                 }
                 Backend::Sqlite { writer, .. } => {
                     let query = sqlx::query_scalar(HOLD_WATCH_SQLITE).bind(Id(watcher.0));
                     let query = query.bind(micros(length)).bind(anew).bind(micros(fresh));
-                    query.bind(Stamp(clock::now())).fetch_one(writer).await?
+                    query.bind(Stamp(clock::now())).bind(name).fetch_one(writer).await?
                 }
             })
         })
@@ -215,4 +291,16 @@ impl Store {
         })
         .await
     }
+}
+
+fn read_node(row: &impl Columns) -> Result<Node, StoreError> {
+    Ok(Node {
+        id: NodeId(row.uuid("node")?),
+        name: row.text("name")?,
+        started_at: row.time("started_at")?,
+        lease_until: row.time("lease_until")?,
+        alive: row.flag("alive")?,
+        running: row.big("running")?,
+        cleans: row.flag("cleans")?,
+    })
 }

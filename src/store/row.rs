@@ -29,6 +29,8 @@ pub(super) trait Columns {
     fn time_if_any(&self, column: &str) -> Result<Option<DateTime<Utc>>, StoreError>;
     /// An id.
     fn uuid(&self, column: &str) -> Result<Uuid, StoreError>;
+    /// An id, if any.
+    fn uuid_if_any(&self, column: &str) -> Result<Option<Uuid>, StoreError>;
 }
 
 macro_rules! columns_of {
@@ -68,6 +70,10 @@ macro_rules! columns_of {
 
             fn uuid(&self, column: &str) -> Result<Uuid, StoreError> {
                 Ok(self.try_get::<Id, _>(column)?.0)
+            }
+
+            fn uuid_if_any(&self, column: &str) -> Result<Option<Uuid>, StoreError> {
+                Ok(self.try_get::<Option<Id>, _>(column)?.map(|id| id.0))
             }
         }
     };

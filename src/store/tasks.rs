@@ -5,15 +5,19 @@
 
 pub mod admission;
 pub(super) mod batches;
+pub mod ledger;
+pub mod listing;
 pub mod quota;
 pub(super) mod rows;
 pub mod tally;
+
+pub use self::listing::{MOST_COUNTED, TaskFilter, TaskListing};
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 
-use super::{Backend, Listing, Page, Store, StoreError, on_each, postgres, sqlite, value::Id, within};
+use super::{Backend, Store, StoreError, on_each, postgres, sqlite, value::Id, within};
 use crate::{
     model::Model,
     task::{
@@ -132,17 +136,6 @@ pub struct PickedUp {
     pub error_msg: String,
 }
 
-/// What listTask filters by; all given must hold.
-#[derive(Debug, Clone, Default)]
-pub struct TaskFilter {
-    /// Part of the model's name, as typed (LIKE metacharacters are ordinary characters).
-    pub model_name: Option<String>,
-    /// Part of the task id.
-    pub task_id: Option<String>,
-    /// The state.
-    pub state: Option<State>,
-}
-
 /// A task that was deleted, and the object it leaves behind.
 #[derive(Debug, Clone)]
 pub struct Purged {
@@ -250,22 +243,6 @@ impl Store {
         match &self.backend {
             Backend::Postgres { pool, .. } => within(postgres::pick_up(pool, tenant, ids)).await,
             Backend::Sqlite { readers, writer } => within(sqlite::pick_up(readers, writer, tenant, ids)).await,
-        }
-    }
-
-    /// Tasks of a tenant, newest first.
-    ///
-    /// # Errors
-    /// Where the database is out of reach or a row cannot be read.
-    pub async fn list_tasks(
-        &self,
-        tenant: TenantId,
-        filter: &TaskFilter,
-        page: Page,
-    ) -> Result<Listing<Task>, StoreError> {
-        match &self.backend {
-            Backend::Postgres { pool, .. } => within(postgres::list_tasks(pool, tenant, filter, page)).await,
-            Backend::Sqlite { readers, .. } => within(sqlite::list_tasks(readers, tenant, filter, page)).await,
         }
     }
 

@@ -116,7 +116,7 @@ impl Run {
             Uploaded::GivenUp(error) => {
                 warn!(error, "gave up uploading the result");
                 let call = self.uncounted.take();
-                if self.apply(lifecycle::failed(&self.task, error, call)).await == Applied::Done {
+                if self.apply(lifecycle::upload_given_up(&self.task, error, call)).await == Applied::Done {
                     self.discard(&parked).await;
                 }
             }

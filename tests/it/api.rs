@@ -3,8 +3,11 @@
 mod auth;
 mod files;
 mod health;
+mod log_level;
 mod models;
+mod nodes;
 mod oplog;
+mod overview;
 mod requests;
 mod series;
 mod stats;

@@ -12,7 +12,7 @@ use model_asynch::{
         tasks::{TaskFilter, Want},
     },
     task::{
-        Abandoned, Attempt, Failure, FailureKind, Lane, ModelId, NodeId, Running, TaskKey, TenantId,
+        Abandoned, Attempt, AttemptOutcome, Failure, FailureKind, Lane, ModelId, NodeId, Running, TaskKey, TenantId,
         lifecycle::{self, Phase, Place, Slot, State, StoredFile, Transition},
     },
 };
@@ -81,6 +81,15 @@ impl Raw {
         self.run(&format!("UPDATE asynch_task SET {}", moved.join(", "))).await;
         self.run(&format!("UPDATE asynch_node SET lease_until = lease_until - {by}")).await;
         self.run(&format!("UPDATE asynch_watch SET since = since - {by}, held_until = held_until - {by}")).await;
+    }
+
+    /// Rows in the ledger.
+    async fn attempts(&self) -> i64 {
+        let sql = "SELECT count(*) FROM asynch_attempt";
+        match self {
+            Raw::Postgres(pool) => sqlx::query_scalar(sql).fetch_one(pool).await.unwrap(),
+            Raw::Sqlite(pool) => sqlx::query_scalar(sql).fetch_one(pool).await.unwrap(),
+        }
     }
 
     /// What callers do not see of a row: attempt, owner, lost attempts, and whether it rests.
@@ -294,7 +303,7 @@ impl Pair {
     async fn hold_watch(&mut self) {
         let (watcher, anew) = (self.watchers[self.rng.usize(..self.watchers.len())], self.rng.usize(..6) == 0);
         let expected = self.table.hold_watch(watcher, LEASE, anew, self.now);
-        assert_eq!(self.real.store.hold_watch(watcher, LEASE, anew).await.unwrap(), expected);
+        assert_eq!(self.real.store.hold_watch(watcher, "sim", LEASE, anew).await.unwrap(), expected);
     }
 
     async fn rescue(&mut self) {
@@ -344,6 +353,7 @@ impl Pair {
             there += self.real.store.list_tasks(TenantId(tenant), &TaskFilter::default(), page).await.unwrap().total;
         }
         assert_eq!(there, self.table.rows.len() as i64);
+        assert_eq!(self.real.raw.attempts().await, self.table.ledger.len() as i64, "none outlives its task");
         for row in self.table.rows.values() {
             let task = self.real.store.task(row.key).await.unwrap().expect("a row that the model has");
             let seen = (task.state, task.phase, task.retry_count, &task.error_msg, &task.oss_key);
@@ -353,6 +363,20 @@ impl Pair {
             assert_eq!(task.finished_at.is_some(), row.finished_at.is_some(), "{row:?}");
             let inside = (row.attempt.0, row.owner, row.lost_attempts, row.due_at.is_some());
             assert_eq!(self.real.raw.inside(row.key).await, inside, "{row:?}");
+            let ended: Vec<_> = self
+                .real
+                .store
+                .attempts(row.key)
+                .await
+                .unwrap()
+                .unwrap()
+                .into_iter()
+                .filter_map(|past| match past.outcome {
+                    AttemptOutcome::Ended(ending) => Some((past.attempt, ending, past.node.unwrap(), past.error)),
+                    AttemptOutcome::Running | AttemptOutcome::Succeeded => None,
+                })
+                .collect();
+            assert_eq!(ended, self.table.ended(row.key), "{row:?}");
         }
     }
 }

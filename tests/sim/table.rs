@@ -19,7 +19,7 @@ use model_asynch::{
     },
     task::{
         Abandoned, Attempt, CallerHeaders, Lane, ModelId, NodeId, Running, TaskId, TaskKey, Waiting,
-        lifecycle::{Applied, CLAIM, PICK_UP, Phase, Place, State, Transition},
+        lifecycle::{Applied, CLAIM, Ending, PICK_UP, Phase, Place, State, Transition},
         submission::NewTask,
     },
 };
@@ -95,6 +95,8 @@ pub struct Table {
     pub written: Vec<Written>,
     /// Who was buried since then.
     pub buried: Vec<Buried>,
+    /// Attempts that ended without success, of tasks that are still there.
+    pub ledger: BTreeMap<(RowKey, Attempt), (Ending, NodeId, String)>,
     pub flaw: Option<Flaw>,
     /// No other process uses it.
     pub is_embedded: bool,
@@ -140,6 +142,7 @@ impl Row {
             key: self.key,
             lane: self.lane,
             attempt: self.attempt,
+            node: self.owner.unwrap_or(NodeId(uuid::Uuid::nil())),
             retry_count: self.retry_count,
             lost_attempts: self.lost_attempts,
             phase: self.phase,
@@ -180,6 +183,12 @@ impl Table {
 
     pub fn row(&self, key: TaskKey) -> Option<&Row> {
         self.rows.get(&place(key))
+    }
+
+    /// The attempts of a task that ended without success.
+    pub fn ended(&self, key: TaskKey) -> Vec<(Attempt, Ending, NodeId, String)> {
+        let of_task = self.ledger.range((place(key), Attempt::NONE)..=(place(key), Attempt(i32::MAX)));
+        of_task.map(|((_, attempt), (ending, node, error))| (*attempt, *ending, *node, error.clone())).collect()
     }
 
     /// Calls running in a lane, as rows.
@@ -350,6 +359,10 @@ impl Table {
             row.expire_at = (change.state == State::Failed).then(|| now + self.auto_clean(row.lane.model));
             row.updated_at = now;
             self.write(change.key, Some(row));
+            if let Some(ended) = transition.ended() {
+                let entry = (ended.ending, ended.node, tally::storable(ended.error));
+                self.ledger.entry((place(ended.key), ended.attempt)).or_insert(entry);
+            }
             return Outcome::Done;
         }
         let reached = row.state == change.state || (change.state == PICK_UP.from && row.state == PICK_UP.to);
@@ -377,6 +390,9 @@ impl Table {
         }
         let model = self.models.get(&row.lane.model)?.model.clone();
         let call_uncounted = row.state == State::Running && row.phase == Phase::Model;
+        if row.state == State::Queued {
+            self.ledger.remove(&(place(key), attempt));
+        }
         row.state = CLAIM.to;
         row.phase = if call_uncounted { Phase::Model } else { Phase::Upload };
         row.owner = Some(node);
@@ -468,6 +484,7 @@ impl Table {
             self.rows.values().filter(is_due).map(|row| (row.key, row.oss_key.clone())).collect();
         for (key, _) in &due {
             self.write(*key, None);
+            self.ledger.retain(|(task, _), _| *task != place(*key));
         }
         due
     }

@@ -25,7 +25,7 @@ pub(in crate::store) use task_columns;
 
 macro_rules! running_columns {
     () => {
-        "tenant_id, task_id, model_id, attempt, retry_count, lost_attempts, phase, creator, model_name, input_ref, \
+        "tenant_id, task_id, model_id, attempt, owner, retry_count, lost_attempts, phase, creator, model_name, input_ref, \
          CAST(request_payload AS TEXT) AS request_payload, caller_headers, traceparent, created_at, enqueue_at"
     };
 }
@@ -70,6 +70,7 @@ pub(in crate::store) fn read_running(row: &impl Columns, vault: &Vault) -> Resul
         key,
         lane: read_lane(row)?,
         attempt: Attempt(row.int("attempt")?),
+        node: NodeId(row.uuid("owner")?),
         retry_count: row.int("retry_count")?,
         lost_attempts: row.int("lost_attempts")?,
         phase: read_phase(row)?,
@@ -142,6 +143,17 @@ pub(in crate::store) fn read_purged(row: &impl Columns) -> Result<Purged, StoreE
         attempt: Attempt(row.int("attempt")?),
         oss_key: row.text("oss_key")?,
     })
+}
+
+/// Of tasks that were deleted, those that may have attempts in the ledger: most have succeeded at once.
+pub(in crate::store) fn tried(rows: &[impl Columns]) -> Result<Vec<TaskKey>, StoreError> {
+    let mut keys = Vec::new();
+    for row in rows {
+        if row.flag("tried")? {
+            keys.push(read_key(row)?);
+        }
+    }
+    Ok(keys)
 }
 
 /// Reads tenant and id.

@@ -29,8 +29,8 @@ async fn open(db: &TestDb) -> Store {
 /// Buries under a watch that has been held for longer than it lasts, which is a moment here.
 async fn bury(store: &Store) -> Result<Vec<NodeId>, StoreError> {
     let watcher = clock::node_id();
-    until("the watch to be old enough", async || store.hold_watch(watcher, SHORT, false).await.unwrap()).await;
-    store.hold_watch(watcher, SHORT, false).await?;
+    until("the watch to be old enough", async || store.hold_watch(watcher, "one", SHORT, false).await.unwrap()).await;
+    store.hold_watch(watcher, "one", SHORT, false).await?;
     store.bury_dead_nodes(watcher, SHORT).await
 }
 
@@ -94,7 +94,7 @@ backend_test!(only_a_watch_of_a_leases_length_buries, async |db: &TestDb| {
     let (dead, watcher) = (clock::node_id(), clock::node_id());
     store.register_node(dead, "dead", Duration::ZERO).await.unwrap();
     assert!(store.bury_dead_nodes(watcher, LONG).await.unwrap().is_empty(), "without a watch");
-    assert!(!store.hold_watch(watcher, LONG, false).await.unwrap());
+    assert!(!store.hold_watch(watcher, "one", LONG, false).await.unwrap());
     assert_eq!(store.watchers().await.unwrap(), [watcher]);
     assert!(store.bury_dead_nodes(watcher, LONG).await.unwrap().is_empty(), "the watch is too young");
     let mut raw = Raw::connect(db).await;
@@ -103,12 +103,12 @@ backend_test!(only_a_watch_of_a_leases_length_buries, async |db: &TestDb| {
         Kind::Sqlite => ("(unixepoch() - 61) * 1000000", "(unixepoch() + 30) * 1000000"),
     };
     raw.execute(format!("UPDATE asynch_watch SET since = {earlier}")).await;
-    assert!(store.hold_watch(watcher, LONG, false).await.unwrap());
+    assert!(store.hold_watch(watcher, "one", LONG, false).await.unwrap());
     raw.execute(format!("UPDATE asynch_watch SET held_until = {later}")).await;
     assert!(store.bury_dead_nodes(watcher, LONG).await.unwrap().is_empty(), "the statement was held up on its way");
-    assert!(!store.hold_watch(watcher, LONG, false).await.unwrap(), "a gap begins the watch anew");
+    assert!(!store.hold_watch(watcher, "one", LONG, false).await.unwrap(), "a gap begins the watch anew");
     raw.execute(format!("UPDATE asynch_watch SET since = {earlier}")).await;
-    assert!(!store.hold_watch(watcher, LONG, true).await.unwrap(), "its holder says that there was one");
+    assert!(!store.hold_watch(watcher, "one", LONG, true).await.unwrap(), "its holder says that there was one");
     raw.execute(format!("UPDATE asynch_watch SET since = {earlier}")).await;
     assert_eq!(store.bury_dead_nodes(watcher, LONG).await.unwrap(), [dead]);
     store.end_watch(watcher).await.unwrap();
