@@ -11,7 +11,8 @@
 //! ```text
 //! cli ─▶ app ─▶ { api, worker, cleaner, vitals }
 //!                  ─▶ { catalog, census, oplog, recorder, store, permits, wake, watch, storage, spool, trips, periodic }
-//!                       ─▶ { log_level, metrics, series, task, model, caller, token, jwt, stats, config, secrets, egress, clock, faults, breath }
+//!                       ─▶ { log_level, metrics, series, task, model, caller, token, jwt, stats, config, secrets,
+//!                            egress, clock, faults, breath }
 //! ```
 //!
 //! * [`task`]: what a task is; `task::lifecycle` says which state follows which, and nobody else.
