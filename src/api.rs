@@ -58,7 +58,7 @@ use self::{rate::Rate, reception::Desk};
 use crate::{
     caller::Scope, catalog::Catalog, census::CensusTaker, config::Config, consul::Services, egress::Egress,
     maintenance::Bell, metrics::Metrics, oplog::OpLogger, permits::Permits, storage::Storage, store::Store,
-    tenants::Tenants, trace::Tracer, vitals::Latest, wake::Wake, worker::Pulse,
+    tenants::Tenants, trace::Tracer, wake::Wake, worker::Pulse,
 };
 
 /// What handlers need. One pointer, because every request clones it several times.
@@ -95,8 +95,6 @@ pub struct Parts {
     pub pulse: Option<Pulse>,
     /// What is counted.
     pub metrics: Metrics,
-    /// What is queued and what runs, for the metrics.
-    pub queues: Latest,
     /// Where models are that are named by a service.
     pub services: Services,
     /// What is recorded of requests about tasks.

@@ -28,7 +28,7 @@ use crate::{
     store::Store,
     tenants::Tenants,
     trace,
-    vitals::{self, Vitals},
+    vitals::Vitals,
     wake::Wake,
     watch::{Board, Watch},
     worker::{self, Pulse, Worker},
@@ -115,11 +115,6 @@ impl App {
         parts.push(part("operation log", |stop| oplog_writer.run(log_store, stop)));
         let recorder = Recorder::new(store.clone(), metrics.clone());
         parts.push(part("series", |stop| recorder.run(stop)));
-        let census = CensusTaker::new(store.clone());
-        let (counting, queues) = vitals::counting(census.clone());
-        parts.push(part("queues", |stop| counting.run(stop)));
-        let counts = census.clone();
-        parts.push(part("census", |stop| counts.run(stop)));
         let permits_kept = permits.clone();
         parts.push(part("permits", |stop| async move { permits_kept.run(stop).await }));
         let callers = gate.clone();
@@ -199,7 +194,6 @@ impl App {
             bell,
             pulse,
             metrics,
-            queues,
             services,
             tracer,
             started_at: clock::now(),

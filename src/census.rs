@@ -41,7 +41,7 @@ struct Shared {
     /// Held by whoever counts. One that stops waiting hands the turn to the next.
     turn: tokio::sync::Mutex<()>,
     latest: Mutex<Option<Taken>>,
-    /// Somebody was given an answer that is past half of its time.
+    /// Somebody was given an answer that is past half of its time, or none in time.
     wanted: Notify,
 }
 
@@ -80,8 +80,20 @@ impl CensusTaker {
         }
     }
 
-    /// Counts anew, until `stop`, whenever somebody was given an answer that is past half of its time:
-    /// so whoever asks often never waits.
+    /// The numbers if they can be had in that time, else the latest there are, and fresh ones for whoever
+    /// asks next; nothing where the database says no.
+    pub async fn glance(&self, patience: Duration) -> Option<Arc<Census>> {
+        match tokio::time::timeout(patience, self.look()).await {
+            Ok(looked) => looked.ok(),
+            Err(_) => {
+                self.0.wanted.notify_one();
+                self.0.latest().as_ref().map(|taken| taken.census.clone())
+            }
+        }
+    }
+
+    /// Counts anew, until `stop`, whenever somebody was given an answer that is past half of its time, or
+    /// none in time: so whoever asks often never waits.
     pub async fn run(self, stop: CancellationToken) {
         loop {
             tokio::select! {

@@ -145,7 +145,8 @@ impl Maintenance {
                 () = stop.cancelled() => None,
             }
         };
-        match turn.during(work).await {
+        // Boxed, for deleting objects knows every kind of storage.
+        match turn.during(Box::pin(work)).await {
             Held::Throughout(Some(outcome)) => self.finish(&run, runner, outcome, began.elapsed()).await?,
             Held::Throughout(None) => {
                 self.store.hand_run_back(run.id, runner).await?;

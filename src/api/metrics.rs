@@ -1,5 +1,7 @@
 //! The route that Prometheus scrapes.
 
+use std::time::Duration;
+
 use axum::{
     extract::State,
     http::{HeaderMap, header},
@@ -13,6 +15,9 @@ use crate::{
     store::census::{Census, LaneCensus, ModelFacts},
 };
 
+/// How long a scrape waits for numbers of this moment before it gets the latest there are.
+const PATIENCE: Duration = Duration::from_millis(150);
+
 /// Metrics for Prometheus
 ///
 /// The text format 0.0.4. Opened by `metrics.token` where that is set, otherwise by an admin of `auth.mode`. It
@@ -24,7 +29,7 @@ use crate::{
 ))]
 pub(crate) async fn metrics(State(api): State<ApiState>, headers: HeaderMap) -> Result<Response, ApiError> {
     admit(&api, &headers).await?;
-    let census = api.queues.look().await;
+    let census = api.census.glance(PATIENCE).await;
     let readings = Readings {
         database: api.store.kind(),
         queues: census.map(|census| queues(&census)),

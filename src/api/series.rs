@@ -65,6 +65,7 @@ pub(crate) struct ListSeries {
 /// What happened in a span of time.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = SeriesTotals)]
 pub(crate) struct Totals {
     /// Tasks put in the queue.
     created: u64,
@@ -97,6 +98,7 @@ pub(crate) struct Totals {
 /// What happened in one step.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = SeriesPoint)]
 pub(crate) struct PointView {
     /// When it began.
     at: Time,

@@ -182,7 +182,9 @@ impl Kind {
 /// What could not be started, or went wrong while it was measured.
 pub(super) async fn run(args: Args, config: Option<&Path>) -> anyhow::Result<()> {
     match &args.what {
-        What::Service => return part::service(config.context("the service under test needs a configuration")?).await,
+        What::Service => {
+            return Box::pin(part::service(config.context("the service under test needs a configuration")?)).await;
+        }
         What::Model => return part::model(&args.options.model_address).await,
         What::Plot { file, out } => return plot::draw(file, out),
         What::Enqueue | What::Drain | What::Latency | What::Backlog => {}

@@ -3,6 +3,7 @@
 mod auth;
 mod files;
 mod health;
+mod log_level;
 mod models;
 mod nodes;
 mod oplog;

@@ -1,14 +1,8 @@
 //! Contract §10: probes, and the OpenAPI document.
 
-use serde_json::json;
-
 use crate::{
     backend_test,
-    support::{
-        app::{Node, TestApp},
-        backend::TestDb,
-        eventually::{eventually, until},
-    },
+    support::{app::TestApp, backend::TestDb},
 };
 
 backend_test!(a_service_that_can_work_says_so, async |db: &TestDb| {
