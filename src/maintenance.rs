@@ -159,7 +159,7 @@ impl Maintenance {
 
     async fn work(&self, job: Job) -> Outcome {
         match job {
-            Job::Retention => retention::run(self).await,
+            Job::Retention => Box::pin(retention::run(self)).await,
         }
     }
 

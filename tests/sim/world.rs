@@ -273,7 +273,8 @@ impl Sim {
             let registered = Registered { model: model.into(), deleted: false };
             self.table.borrow_mut().models.insert(ModelId(number), registered);
         }
-        let mut rng = self.rt.rng();
+        // A copy: a seed's faults are the same with and without this limit.
+        let mut rng = self.rt.rng().clone();
         if rng.bool() {
             self.table.borrow_mut().caps.insert(TenantId(1), rng.i64(1..6));
         }
