@@ -44,8 +44,7 @@ pub fn lead(
 ) -> Course {
     let mut course = Course::default();
     let mut kept = open.len();
-    let mut open: HashMap<String, Alert> =
-        open.into_iter().map(|alert| (alert.subject.to_string(), alert)).collect();
+    let mut open: HashMap<String, Alert> = open.into_iter().map(|alert| (alert.subject.to_string(), alert)).collect();
     for finding in findings {
         let step = match open.remove(&finding.subject.to_string()) {
             Some(alert) => still_holds(rule, alert, finding, remind_every, now),

@@ -138,8 +138,14 @@ impl Channels {
         macro_rules! say {
             ($level:ident) => {
                 $level!(
-                    alert = news, severity, rule, alert_id = notice.alert_id, target = notice.subject.target,
-                    tenant_id, model_name, "alert {news}: {sentence}"
+                    alert = news,
+                    severity,
+                    rule,
+                    alert_id = notice.alert_id,
+                    target = notice.subject.target,
+                    tenant_id,
+                    model_name,
+                    "alert {news}: {sentence}"
                 )
             };
         }

@@ -96,7 +96,9 @@ impl Frame {
             headline,
             points,
             facts: Vec::new(),
-            closing: self.say("They are told together, because there are so many.", "告警较多，合并为一封发送。").to_owned(),
+            closing: self
+                .say("They are told together, because there are so many.", "告警较多，合并为一封发送。")
+                .to_owned(),
         })
     }
 
@@ -163,8 +165,8 @@ impl Frame {
     }
 
     fn subject_in_short(&self, subject: &SubjectView) -> String {
-        let [tenant, model, name] = [&subject.tenant_id, &subject.model_name, &subject.name]
-            .map(|part| part.as_deref().unwrap_or_default());
+        let [tenant, model, name] =
+            [&subject.tenant_id, &subject.model_name, &subject.name].map(|part| part.as_deref().unwrap_or_default());
         match (self.language, subject.target.as_str()) {
             (Language::English, "lane") => format!("{model} of tenant {tenant}"),
             (Language::Chinese, "lane") => format!("租户 {tenant} 的模型 {model}"),
@@ -227,7 +229,7 @@ impl Frame {
                 if english {
                     format!("{rate} of {calls} calls within {window} failed (more than {above})")
                 } else {
-                    format!("{window} 内 {calls} 次调用有 {rate} 失败（上限 {above}）")
+                    format!("{window}内 {calls} 次调用有 {rate} 失败（上限 {above}）")
                 }
             }
             Cause::NodeLost { nodes, at } => {
@@ -262,7 +264,7 @@ impl Frame {
                 format!("You are told when it is over, and every {} until then.", self.duration(every))
             }
             (News::Began | News::Reminded, Some(every), Language::Chinese) => {
-                format!("恢复时会再通知；在此之前每 {} 提醒一次。", self.duration(every))
+                format!("恢复时会再通知；在此之前每 {}提醒一次。", self.duration(every))
             }
             (News::Began | News::Reminded, None, _) => {
                 self.say("You are told when it is over.", "恢复时会再通知。").to_owned()
@@ -444,11 +446,15 @@ mod tests {
         assert_eq!(
             letter.subject,
             "[严重] 租户 7 的模型 tts：有 1,204,000 个任务在等待（上限 1,000）；最早的任务已等待 12 分 30 秒（上限 5 分）；\
-             10 分 内 56 次调用有 34.5% 失败（上限 20%）"
+             10 分内 56 次调用有 34.5% 失败（上限 20%）"
         );
         assert!(letter.text.starts_with("租户 7 的模型 tts 的队列\n"), "{}", letter.text);
-        assert!(letter.text.contains("规则: slow <tts>\n级别: 严重\n起始时间: 2026-11-22 10:00:00 CST\n"), "{}", letter.text);
-        assert!(letter.text.contains("恢复时会再通知；在此之前每 4 小时 提醒一次。"), "{}", letter.text);
+        assert!(
+            letter.text.contains("规则: slow <tts>\n级别: 严重\n起始时间: 2026-11-22 10:00:00 CST\n"),
+            "{}",
+            letter.text
+        );
+        assert!(letter.text.contains("恢复时会再通知；在此之前每 4 小时提醒一次。"), "{}", letter.text);
         let end = frame(Language::Chinese).one(&slow(News::Ended));
         assert!(end.subject.starts_with("[已恢复] 租户 7"), "{}", end.subject);
         assert!(end.text.contains("已于 2026-11-22 12:05:05 CST 恢复，共持续 2 小时 5 分"), "{}", end.text);

@@ -292,12 +292,7 @@ impl Store {
     ///
     /// # Errors
     /// Where the database is out of reach or a row cannot be read.
-    pub async fn claim_news(
-        &self,
-        channel: Channel,
-        hold: Duration,
-        limit: i64,
-    ) -> Result<Vec<Claimed>, StoreError> {
+    pub async fn claim_news(&self, channel: Channel, hold: Duration, limit: i64) -> Result<Vec<Claimed>, StoreError> {
         within(async {
             let mut claimed: Vec<Claimed> = match &self.backend {
                 Backend::Postgres { pool, .. } => {

@@ -16,7 +16,11 @@ use super::{
     value::{Id, Stamp},
     within,
 };
-use crate::{alert::sight::{LiveNode, LostNode}, clock, task::NodeId};
+use crate::{
+    alert::sight::{LiveNode, LostNode},
+    clock,
+    task::NodeId,
+};
 
 // Registering twice is extending: the answer to the first try may have been lost on its way.
 const REGISTER_POSTGRES: &str = "\
@@ -90,7 +94,8 @@ const BURY_SQLITE: &str = "\
 const LIVE_POSTGRES: &str = "SELECT name, started_at FROM asynch_node WHERE lease_until > now() LIMIT 1000";
 const LIVE_SQLITE: &str = "SELECT name, started_at FROM asynch_node WHERE lease_until > $1 LIMIT 1000";
 
-const LOST: &str = "SELECT name, last_seen, lost_at FROM asynch_lost_node WHERE lost_at > $1 ORDER BY lost_at LIMIT 1000";
+const LOST: &str =
+    "SELECT name, last_seen, lost_at FROM asynch_lost_node WHERE lost_at > $1 ORDER BY lost_at LIMIT 1000";
 
 /// How long a node that was declared dead is remembered.
 pub const LOST_FOR: Duration = Duration::from_secs(86_400);

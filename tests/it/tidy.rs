@@ -86,8 +86,8 @@ fn arrows_point_down() {
             "turn",
         ],
         &[
-            "task", "model", "alert", "caller", "token", "jwt", "stats", "config", "secrets", "egress", "clock", "faults",
-            "breath",
+            "task", "model", "alert", "caller", "token", "jwt", "stats", "config", "secrets", "egress", "clock",
+            "faults", "breath",
         ],
     ];
     let layer = |module: &str| layers.iter().position(|layer| layer.contains(&module));

@@ -167,7 +167,10 @@ impl Written<'_> {
         let dependencies = self.dependencies()?;
         let kinds = usize::from(!conditions.is_empty()) + usize::from(nodes) + usize::from(dependencies.is_some());
         if kinds == 0 {
-            return Err(ConfigError { key: self.path.clone(), message: format!("has no condition; accepted: {CONDITIONS}") });
+            return Err(ConfigError {
+                key: self.path.clone(),
+                message: format!("has no condition; accepted: {CONDITIONS}"),
+            });
         }
         if kinds == 1 && !conditions.is_empty() {
             return Ok(Watch::Queues(self.target()?, conditions));
@@ -176,7 +179,8 @@ impl Written<'_> {
         let others = OF_QUEUES.into_iter().chain((nodes && dependencies.is_some()).then_some("dependencyDown"));
         for key in others {
             if self.value(key).is_some() && !(key == "target" && self.value(key) == Some(&"all".into())) {
-                let message = format!("does not go with {alone}, which is about no queue; make a rule of its own of it");
+                let message =
+                    format!("does not go with {alone}, which is about no queue; make a rule of its own of it");
                 return Err(ConfigError { key: self.at(key), message });
             }
         }
@@ -197,7 +201,8 @@ impl Written<'_> {
                 min_calls: min_calls.unwrap_or(20),
             }),
             None if window.is_some() || min_calls.is_some() => {
-                let message = "the part of the calls that may fail, 0 to 1, because failureWindow or failureMinCalls is set";
+                let message =
+                    "the part of the calls that may fail, 0 to 1, because failureWindow or failureMinCalls is set";
                 return Err(missing(&self.at("failureRateAbove"), message));
             }
             None => {}
@@ -235,7 +240,8 @@ impl Written<'_> {
 
     fn dependencies(&self) -> Result<Option<Vec<Dependency>>, ConfigError> {
         let Some(value) = self.value("dependencyDown") else { return Ok(None) };
-        let refused = || refuse(&self.at("dependencyDown"), value.clone(), "database, redis, storage, or a list of them");
+        let refused =
+            || refuse(&self.at("dependencyDown"), value.clone(), "database, redis, storage, or a list of them");
         let words = match value {
             Value::Array(words) if !words.is_empty() => words.as_slice(),
             Value::Array(_) => return Err(refused()),
@@ -267,12 +273,7 @@ impl Written<'_> {
         text.map(Some).ok_or_else(|| refuse(&self.at(key), value.clone(), accepted))
     }
 
-    fn word<T>(
-        &self,
-        key: &str,
-        accepted: &str,
-        parse: impl Fn(&str) -> Option<T>,
-    ) -> Result<Option<T>, ConfigError> {
+    fn word<T>(&self, key: &str, accepted: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>, ConfigError> {
         let text = self.text(key, |text| parse(text).is_some(), accepted)?;
         Ok(text.and_then(parse))
     }

@@ -97,9 +97,10 @@ fn request(route: &Route, things: &Things, count: usize) -> (String, Value, u16)
         ("POST", "/model/deleteModel") => (String::new(), json!({ "id": "999999" }), 404),
         ("DELETE", "/model/deleteModel") => ("id=999999".to_owned(), Value::Null, 404),
         ("GET", "/model/getModel") => (format!("id={}", things.model), Value::Null, 200),
-        ("POST", "/task/listTask" | "/model/listModel" | "/stat/listModelStat" | "/opLog/listOpLog" | "/monitor/listAlert") => {
-            (String::new(), json!({}), 200)
-        }
+        (
+            "POST",
+            "/task/listTask" | "/model/listModel" | "/stat/listModelStat" | "/opLog/listOpLog" | "/monitor/listAlert",
+        ) => (String::new(), json!({}), 200),
         other => panic!("{other:?} is a new route: say here what a good request to it is"),
     }
 }

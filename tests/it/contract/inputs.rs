@@ -29,7 +29,7 @@ const TABLE: [(u16, i64, &str); 10] = [
 ];
 
 /// Every route that reads a body, with every field that it knows.
-const FIELDS: [(&str, &str, &[&str]); 9] = [
+const FIELDS: [(&str, &str, &[&str]); 10] = [
     ("POST", "/task/createTask", &["modelName", "bizName", "inputRef", "requestPayload", "tenantId"]),
     ("POST", "/task/getTaskBatch", &["taskIds", "tenantId"]),
     ("POST", "/task/listTask", &["page", "modelName", "taskId", "state", "tenantId"]),

@@ -50,7 +50,8 @@ async fn a_test_alert_is_mailed_over_every_kind_of_connection() {
             settings.push(("monitor.email.caFile", server.certificate.display().to_string()));
         }
         if !login.0.is_empty() {
-            settings.extend([("monitor.email.user", login.0.to_owned()), ("monitor.email.password", login.1.to_owned())]);
+            settings
+                .extend([("monitor.email.user", login.0.to_owned()), ("monitor.email.password", login.1.to_owned())]);
         }
         let output = alert_test(&["--channel", "email"], &settings);
         assert_eq!(output.status.code(), Some(0), "{tls}: {}", said(&output));
@@ -71,7 +72,11 @@ async fn a_mail_server_that_cannot_be_trusted_or_trusts_nobody_gets_no_mail() {
     trusted.push(("monitor.email.password", "geheim".to_owned()));
     let stranger = alert_test(&[], &trusted);
     assert_eq!(stranger.status.code(), Some(1));
-    assert!(said(&stranger).contains("email: NOT sent to ann@example.com") && said(&stranger).contains("certificate"), "{}", said(&stranger));
+    assert!(
+        said(&stranger).contains("email: NOT sent to ann@example.com") && said(&stranger).contains("certificate"),
+        "{}",
+        said(&stranger)
+    );
     assert!(said(&stranger).contains("webhook: not set up; monitor.webhook.url is empty"), "{}", said(&stranger));
     trusted.push(("monitor.email.caFile", server.certificate.display().to_string()));
     let wrong = alert_test(&["--channel", "email"], &but(trusted.clone(), "monitor.email.password", "falsch"));
@@ -163,8 +168,14 @@ fn a_mistake_in_a_rule_stops_the_start_and_names_its_key() {
         Command::new(program).arg(command).current_dir(dir.path()).env_clear().output().unwrap()
     };
     for (rule, message) in [
-        ("{ name: a, pendingAbov: 3 }", "monitor.rules[0].pendingAbov: unknown key; did you mean monitor.rules[0].pendingAbove?"),
-        ("{ name: a, nodeLost: yes please }", "monitor.rules[0].nodeLost: \"yes please\" cannot be used; accepted: true"),
+        (
+            "{ name: a, pendingAbov: 3 }",
+            "monitor.rules[0].pendingAbov: unknown key; did you mean monitor.rules[0].pendingAbove?",
+        ),
+        (
+            "{ name: a, nodeLost: yes please }",
+            "monitor.rules[0].nodeLost: \"yes please\" cannot be used; accepted: true",
+        ),
         ("just a text", "monitor.rules: [\"just a text\"] cannot be used; accepted: a list of sections"),
     ] {
         let output = run(&format!("monitor:\n  rules:\n    - {rule}\n"), "serve");
@@ -173,6 +184,10 @@ fn a_mistake_in_a_rule_stops_the_start_and_names_its_key() {
     }
     let output = run("monitor:\n  rules:\n    - { name: a, pendingAbove: 3, for: 2m }\n", "check-config");
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
-    assert!(said(&output).contains("rule \"a\" (warning): each lane: more than 3 tasks wait, for 2m\n"), "{}", said(&output));
+    assert!(
+        said(&output).contains("rule \"a\" (warning): each lane: more than 3 tasks wait, for 2m\n"),
+        "{}",
+        said(&output)
+    );
     assert!(said(&output).contains("warning: monitor.rules are set, but neither"), "{}", said(&output));
 }

@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-fn texts(settings: &[(&'static str, String)]) -> Vec<(&'static str, &str)> {
+fn texts<'a>(settings: &'a [(&'static str, String)]) -> Vec<(&'static str, &'a str)> {
     settings.iter().map(|(key, value)| (*key, value.as_str())).collect()
 }
 
@@ -111,8 +111,10 @@ async fn a_database_that_is_away_is_told_from_memory_once_and_once_when_it_is_ba
         let rules = json!([{ "name": "down", "dependencyDown": "database", "severity": "critical" }]);
         let behind = vec![("database.url", url)];
         let (apart, beside) = (watching(&rules), posting_to(&receiver));
-        let nodes =
-            [start(db, &[apart.clone(), beside.clone(), behind.clone()]).await, start(db, &[apart, beside, behind]).await];
+        let nodes = [
+            start(db, &[apart.clone(), beside.clone(), behind.clone()]).await,
+            start(db, &[apart, beside, behind]).await,
+        ];
         // Both have asked for the turn, and one of them has it.
         queue(&nodes[0].api, "tts", 1).await;
         crate::support::eventually::until("a turn", async || {

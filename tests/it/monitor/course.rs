@@ -28,13 +28,20 @@ backend_test!(an_alert_is_mailed_once_when_it_begins_and_once_when_it_ends, asyn
 
     let began = mail.takes(1).await.remove(0);
     assert_eq!(began.subject, "[critical] tts of tenant 7: 3 tasks are waiting (more than 2)");
-    assert!(began.text.contains("Rule: too long\n") && began.text.contains("https://models.example/"), "{}", began.text);
+    assert!(
+        began.text.contains("Rule: too long\n") && began.text.contains("https://models.example/"),
+        "{}",
+        began.text
+    );
     assert!(began.html.contains("<li>3 tasks are waiting (more than 2)</li>"), "{}", began.html);
     assert_eq!((began.sender.as_str(), began.from.as_str()), ("models@example.com", "Models <models@example.com>"));
     assert_eq!(began.recipients, ["ann@example.com", "bo@example.com"]);
     assert_eq!(began.automatic, "auto-generated");
     let open = listed(&app.api, &json!({ "open": true }), 1).await.remove(0);
-    assert_eq!((&open["rule"], &open["severity"], &open["target"]), (&json!("too long"), &json!("critical"), &json!("lane")));
+    assert_eq!(
+        (&open["rule"], &open["severity"], &open["target"]),
+        (&json!("too long"), &json!("critical"), &json!("lane"))
+    );
     assert_eq!((&open["tenantId"], &open["modelName"], &open["name"]), (&json!("7"), &json!("tts"), &Value::Null));
     assert_eq!(open["causes"], json!([{ "condition": "pending", "tasks": 3, "above": 2 }]));
     assert_eq!(open["message"], "tts of tenant 7: 3 tasks are waiting (more than 2)");
@@ -222,7 +229,10 @@ async fn alerts_are_in_the_log_with_their_fields() {
         .await;
         let line: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(line["message"], "alert began: tts of tenant 7: 3 tasks are waiting (more than 2)");
-        assert_eq!((&line["level"], &line["alert"], &line["rule"]), (&json!("ERROR"), &json!("began"), &json!("too long")));
+        assert_eq!(
+            (&line["level"], &line["alert"], &line["rule"]),
+            (&json!("ERROR"), &json!("began"), &json!("too long"))
+        );
         assert_eq!((&line["tenant_id"], &line["model_name"]), (&json!("7"), &json!("tts")));
     })
     .await;

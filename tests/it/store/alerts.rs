@@ -65,7 +65,10 @@ backend_test!(a_rule_and_a_subject_have_one_open_alert, async |db: &TestDb| {
     let store = open(db).await;
     let first = opened(&store, alert("r", lane(7))).await;
     let again = Step::Open(alert("r", lane(7)), Some(News::Began));
-    assert!(store.apply_alerts(&[again.clone()], &BOTH).await.unwrap().is_empty(), "whoever comes second tells nothing");
+    assert!(
+        store.apply_alerts(&[again.clone()], &BOTH).await.unwrap().is_empty(),
+        "whoever comes second tells nothing"
+    );
     let end = Alert { ended_at: Some(clock::now()), ..first };
     assert_eq!(store.apply_alerts(&[Step::Change(end, Some(News::Ended))], &[]).await.unwrap().len(), 1);
     assert_eq!(store.apply_alerts(&[again], &[]).await.unwrap().len(), 1, "it begins again");
@@ -185,7 +188,9 @@ backend_test!(a_node_that_died_is_remembered_for_a_day, async |db: &TestDb| {
     assert_eq!(names, ["dead", "live"]);
     let mut raw = Raw::connect(db).await;
     raw.execute(match db.kind() {
-        crate::support::backend::Kind::Postgres => "UPDATE asynch_lost_node SET lost_at = lost_at - interval '25 hours'",
+        crate::support::backend::Kind::Postgres => {
+            "UPDATE asynch_lost_node SET lost_at = lost_at - interval '25 hours'"
+        }
         crate::support::backend::Kind::Sqlite => "UPDATE asynch_lost_node SET lost_at = lost_at - 90000000000",
     })
     .await;

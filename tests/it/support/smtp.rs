@@ -1,10 +1,7 @@
 //! A real mail server: aiosmtpd in a Python of its own, which keeps what it takes. `TEST_SMTP_PYTHON` is
 //! a Python that has it.
 
-use std::{
-    path::PathBuf,
-    process::Command,
-};
+use std::{path::PathBuf, process::Command};
 
 use serde::Deserialize;
 
@@ -106,11 +103,10 @@ impl MailServer {
         let address = free_address();
         let port = address.rsplit(':').next().unwrap().to_owned();
         let (user, password) = manners.login;
-        let arguments =
-            [manners.tls, &path("certificate.pem"), &path("key.pem"), user, password, &path("kept"), &port].map(str::to_owned);
+        let arguments = [manners.tls, &path("certificate.pem"), &path("key.pem"), user, password, &path("kept"), &port]
+            .map(str::to_owned);
         let certificate = dir.path().join("certificate.pem");
-        let mut server =
-            MailServer { address, certificate, python, arguments: arguments.to_vec(), process: None, dir };
+        let mut server = MailServer { address, certificate, python, arguments: arguments.to_vec(), process: None, dir };
         server.up().await;
         Some(server)
     }
