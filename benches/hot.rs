@@ -3,19 +3,23 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark")]
 
-use std::hint::black_box;
+use std::{hint::black_box, time::Duration};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use model_asynch::{
     caller::Caller,
     clock,
+    config::{Collector, Telemetry},
+    metrics::Metrics,
     model::{Model, ModelPatch, ModelSpec, headers::Headers},
     spool::file_type,
     task::{
         Attempt, CallerHeaders, Lane, ModelId, Running, TaskKey, TenantId,
         lifecycle::{self, Phase, StoredFile},
         submission::Submission,
+        trace::TraceContext,
     },
+    trace,
 };
 use serde_json::value::RawValue;
 
@@ -48,6 +52,7 @@ fn running() -> Running {
         key: TaskKey { tenant, id: clock::task_id() },
         lane: Lane { model: ModelId(3), tenant },
         attempt: Attempt(1),
+        node: clock::node_id(),
         retry_count: 0,
         lost_attempts: 0,
         phase: Phase::Model,
@@ -59,6 +64,7 @@ fn running() -> Running {
         traceparent: String::new(),
         created_at: now,
         enqueue_at: now,
+        started_at: None,
     }
 }
 
@@ -74,9 +80,28 @@ fn submission(criterion: &mut Criterion) {
                     input_ref: "",
                     request_payload: Some(payload),
                     caller_headers: CallerHeaders::default(),
-                    traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+                    trace: TraceContext::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
                 };
                 submission.check(clock::task_id(), &caller, &model).unwrap()
+            });
+        });
+    }
+}
+
+/// The spans of one attempt; where they are recorded, nobody takes them out of the queue.
+fn spans(criterion: &mut Criterion) {
+    let (model, task) = (model(), running());
+    let collector = Collector { url: "http://127.0.0.1:9".parse().unwrap(), headers: Headers::default() };
+    for (name, collector) in [("not recorded", None), ("recorded", Some(collector))] {
+        let telemetry = Telemetry { collector, service_name: "bench".to_owned(), sample_ratio: 1.0 };
+        let (tracer, _exporter) = trace::start(&telemetry).unwrap();
+        criterion.bench_function(&format!("the spans of an attempt, {name}"), |bencher| {
+            bencher.iter(|| {
+                tracer.waited(&task);
+                let process = tracer.process(&task);
+                let (call, context) = tracer.call(&task, &model);
+                let steps = ["park", "upload", "finish"].map(|step| tracer.step(step, trace::Kind::Internal, &task));
+                (process, call, context.to_string(), steps)
             });
         });
     }
@@ -116,5 +141,27 @@ fn headers(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(hot, submission, lifecycle, file_types, headers);
+/// What counting costs a task: each must stay far below a microsecond.
+fn metrics(criterion: &mut Criterion) {
+    let (metrics, task) = (Metrics::new(50).unwrap(), running());
+    let took = Duration::from_millis(70);
+    criterion.bench_function("a task created, counted", |bencher| {
+        bencher.iter(|| metrics.created(black_box(task.key.tenant), &task.model_name));
+    });
+    criterion.bench_function("a task claimed, counted", |bencher| {
+        bencher.iter(|| metrics.claimed(took, black_box(std::slice::from_ref(&task))));
+    });
+    criterion.bench_function("a call, counted", |bencher| {
+        bencher.iter(|| metrics.called(black_box(&task), took, Ok(48_044)));
+    });
+    let failed = lifecycle::failed(&task, "no".to_owned(), None);
+    criterion.bench_function("an end, counted", |bencher| {
+        bencher.iter(|| metrics.moved(&task.model_name, black_box(&failed)));
+    });
+    criterion.bench_function("a request, counted", |bencher| {
+        bencher.iter(|| metrics.answered(black_box("POST"), "/task/createTask", "200", took));
+    });
+}
+
+criterion_group!(hot, submission, spans, lifecycle, file_types, headers, metrics);
 criterion_main!(hot);

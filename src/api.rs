@@ -6,14 +6,19 @@
 //! answer. There are no more layers than these two: each one clones and boxes all that lies behind it,
 //! for every request.
 
+mod attempts;
 mod audit;
 mod auth;
 mod callers;
+mod docs;
 mod envelope;
 mod error;
 mod exchange;
 mod files;
 mod health;
+mod log_level;
+mod maintenance;
+mod metrics;
 mod model_fields;
 mod models;
 mod monitor;
@@ -24,9 +29,12 @@ mod overview;
 mod rate;
 mod reception;
 mod request;
+mod series;
 mod server;
 mod stats;
 mod tasks;
+mod tenants;
+mod traced;
 mod wire;
 
 use std::{ops::Deref, sync::Arc};
@@ -40,15 +48,17 @@ use axum::{
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::error::ApiError;
 pub use self::{
     auth::Gate,
     openapi::openapi,
     server::{Tls, serve},
 };
-use self::{error::ApiError, rate::Rate, reception::Desk};
+use self::{rate::Rate, reception::Desk};
 use crate::{
-    caller::Scope, catalog::Catalog, census::CensusTaker, config::Config, egress::Egress, oplog::OpLogger,
-    permits::Permits, storage::Storage, store::Store, wake::Wake, worker::Pulse,
+    caller::Scope, catalog::Catalog, census::CensusTaker, config::Config, consul::Services, egress::Egress,
+    maintenance::Bell, metrics::Metrics, oplog::OpLogger, permits::Permits, storage::Storage, store::Store,
+    tenants::Tenants, trace::Tracer, vitals::Latest, wake::Wake, worker::Pulse,
 };
 
 /// What handlers need. One pointer, because every request clones it several times.
@@ -77,8 +87,20 @@ pub struct Parts {
     pub permits: Permits,
     /// The operation log.
     pub oplog: OpLogger,
+    /// What tenants may use up.
+    pub tenants: Tenants,
+    /// Has this node look at once whether a job was asked for.
+    pub bell: Bell,
     /// Whether this node's worker is deaf; `None` where it has none.
     pub pulse: Option<Pulse>,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// What is queued and what runs, for the metrics.
+    pub queues: Latest,
+    /// Where models are that are named by a service.
+    pub services: Services,
+    /// What is recorded of requests about tasks.
+    pub tracer: Tracer,
     /// When this process started.
     pub started_at: DateTime<Utc>,
     /// Set when the service begins to stop: not ready any more.
@@ -110,7 +132,7 @@ struct Route {
 /// What stands in front of a handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Access {
-    /// Nothing: anyone may call it.
+    /// Nothing: anyone may call it, or the handler itself sees to who.
     Open,
     /// The caller must be known, whatever its scopes.
     Caller,
@@ -134,6 +156,7 @@ fn routes() -> Vec<Route> {
         route(GET, "/task/getTaskResult", Known(TaskRead), tasks::get_task_result),
         route(POST, "/task/getTaskBatch", Known(TaskRead), tasks::get_task_batch),
         route(POST, "/task/listTask", Known(TaskRead), tasks::list_task),
+        route(POST, "/task/listAttempt", Known(TaskRead), attempts::list_attempt),
         // Whoever looks after a tenant: its models, and what became of its calls.
         route(POST, "/model/createModel", Logged(ModelWrite), models::create_model),
         route(PUT, "/model/updateModel", Logged(ModelWrite), models::update_model),
@@ -142,6 +165,14 @@ fn routes() -> Vec<Route> {
         route(GET, "/model/getModel", Known(ModelWrite), models::get_model),
         route(POST, "/model/listModel", Known(ModelWrite), models::list_model),
         route(POST, "/stat/listModelStat", Known(StatRead), stats::list_model_stat),
+        route(POST, "/stat/listSeries", Known(StatRead), series::list_series),
+        // Whoever runs the service: what tenants may use up, and the jobs that keep it tidy.
+        route(POST, "/tenant/updateTenant", Logged(Admin), tenants::update_tenant),
+        route(GET, "/tenant/getTenant", Known(StatRead), tenants::get_tenant),
+        route(POST, "/tenant/listTenant", Known(StatRead), tenants::list_tenant),
+        route(POST, "/maintenance/listJob", Known(StatRead), maintenance::list_job),
+        route(POST, "/maintenance/runJob", Logged(Admin), maintenance::run_job),
+        route(POST, "/maintenance/listRun", Known(StatRead), maintenance::list_run),
         route(POST, "/stat/getOverview", Known(StatRead), overview::get_overview),
         route(POST, "/stat/listLane", Known(StatRead), overview::list_lane),
         route(POST, "/opLog/listOpLog", Known(StatRead), oplog::list_op_log),
@@ -150,30 +181,34 @@ fn routes() -> Vec<Route> {
         // Whoever looks after the service.
         route(GET, "/node/getHealth", Known(StatRead), nodes::get_health),
         route(POST, "/node/listNode", Known(Admin), nodes::list_node),
+        route(GET, "/node/getLogLevel", Known(Admin), log_level::get_log_level),
+        route(PUT, "/node/updateLogLevel", Logged(Admin), log_level::update_log_level),
         // Whoever was given the URL of a result.
         route(GET, "/file/{*key}", Open, files::file),
         // Probes and tools.
         route(GET, "/healthz", Open, health::healthz),
         route(GET, "/readyz", Open, health::readyz),
+        route(GET, "/metrics", Open, metrics::metrics),
         route(GET, "/openapi.json", Open, openapi::document),
+        route(GET, "/docs", Open, docs::docs),
     ]
 }
 
-/// Every route, with what stands in front of it.
+/// Every route, with what stands in front of it, and the page at `/`.
 pub fn router(state: ApiState) -> Router {
-    let rate = state.config.limits.requests_per_second.map(|requests| Arc::new(Rate::per_second(requests)));
-    let table = routes()
-        .into_iter()
-        .fold(Router::new(), |table, route| table.route(route.path, route.received(&state, rate.as_ref())));
-    finished(table).with_state(state)
+    let rate = Arc::new(Rate::new(state.tenants.clone()));
+    let table =
+        routes().into_iter().fold(Router::new(), |table, route| table.route(route.path, route.received(&state, &rate)));
+    let table = table.merge(crate::dashboard::routes(&state.config.oss.kind));
+    finished(table, state.metrics.clone()).with_state(state)
 }
 
 /// What goes around all routes, and around the lack of one.
-fn finished<S: Clone + Send + Sync + 'static>(table: Router<S>) -> Router<S> {
+fn finished<S: Clone + Send + Sync + 'static>(table: Router<S>, metrics: Metrics) -> Router<S> {
     table
         .fallback(|| async { ApiError::no_such_route() })
         .method_not_allowed_fallback(|| async { ApiError::no_such_method() })
-        .layer(from_fn_with_state(exchange::Outage::default(), exchange::accompany))
+        .layer(from_fn_with_state(exchange::Company::new(metrics), exchange::accompany))
 }
 
 fn route<H, T>(method: MethodFilter, path: &'static str, access: Access, handler: H) -> Route
@@ -207,13 +242,13 @@ impl Route {
     }
 
     /// The handler behind its reception, if it has one.
-    fn received(self, state: &ApiState, rate: Option<&Arc<Rate>>) -> MethodRouter<ApiState> {
+    fn received(self, state: &ApiState, rate: &Arc<Rate>) -> MethodRouter<ApiState> {
         let log = match self.access {
             Access::Open => return self.handler,
             Access::Caller | Access::Known(_) => None,
             Access::Logged(_) => Some(state.oplog.clone()),
         };
-        let desk = Arc::new(Desk::new(state, self.access.scope(), rate.cloned(), log));
+        let desk = Arc::new(Desk::new(state, self.access.scope(), Some(Arc::clone(rate)), log));
         self.handler.route_layer(from_fn_with_state(desk, reception::receive))
     }
 }
@@ -263,7 +298,7 @@ mod tests {
             .route("/echo", post(echo).get(echo))
             .route_layer(from_fn_with_state(Arc::new(desk), reception::receive))
             .route("/panic", post(|| async { panic!("secret plans") as () }));
-        finished(table)
+        finished(table, Metrics::new(0).unwrap())
     }
 
     /// Serves the sample to one client.

@@ -13,15 +13,22 @@ use crate::{
     api::{self, ApiState, Gate, Tls},
     catalog::Catalog,
     census::CensusTaker,
-    cleaner::Cleaner,
+    cleaner::{self, Cleaner},
     clock,
     config::Config,
+    consul::{Registration, Services},
+    maintenance::Maintenance,
+    metrics::Metrics,
     monitor::{self, Monitor},
     oplog,
     permits::{self, Permits},
+    recorder::Recorder,
     spool::Spool,
     storage::Storage,
     store::Store,
+    tenants::Tenants,
+    trace,
+    vitals::{self, Vitals},
     wake::Wake,
     watch::{Board, Watch},
     worker::{self, Pulse, Worker},
@@ -67,7 +74,14 @@ impl App {
             }
             None => None,
         };
-        let storage = Storage::open(&config, &public_url).map_err(anyhow::Error::msg).context("oss")?;
+        let consul = config.consul.as_ref();
+        let services = Services::open(consul).map_err(anyhow::Error::msg).context("consul")?;
+        let registration = consul
+            .map(|consul| Registration::new(consul, address, config.server.tls.is_some()))
+            .transpose()
+            .map_err(anyhow::Error::msg)
+            .context("consul")?;
+        let storage = Storage::open(&config, &public_url, &services).map_err(anyhow::Error::msg).context("oss")?;
         // With the node's lease, so that whoever takes over a dead node's tasks finds room for them.
         let ttl = config.worker.lease.min(permits::LONGEST_TTL);
         let permits =
@@ -80,21 +94,38 @@ impl App {
             true => Some(Spool::open(&config.worker.tmp_dir).context("worker.tmpDir: cannot make this node's folder")?),
             false => None,
         };
+        let metrics = Metrics::new(config.metrics.top_lanes)?;
         let (store, committers) = Store::open(&config.database, config.vault.clone()).await?;
+        let committers = committers.measured(&metrics);
         let gate = Gate::open(&config.auth, &store).map_err(anyhow::Error::msg).context("auth")?;
         let (oplog, oplog_writer) = oplog::channel();
         let catalog = Catalog::new(store.clone());
-        let census = CensusTaker::new(store.clone());
+        let tenants = Tenants::load(store.clone(), config.plans.clone()).await?;
         let stopping = CancellationToken::new();
 
+        let (tracer, exporter) = trace::start(&config.telemetry).context("telemetry")?;
+
         // The last to stop come first; reversed below.
-        let mut parts = vec![part("database writers", |stop| committers.run(stop))];
+        let mut parts = Vec::new();
+        if let Some(exporter) = exporter {
+            parts.push(part("traces", |stop| exporter.run(stop)));
+        }
+        parts.push(part("database writers", |stop| committers.run(stop)));
         let log_store = store.clone();
         parts.push(part("operation log", |stop| oplog_writer.run(log_store, stop)));
+        let recorder = Recorder::new(store.clone(), metrics.clone());
+        parts.push(part("series", |stop| recorder.run(stop)));
+        let census = CensusTaker::new(store.clone());
+        let (counting, queues) = vitals::counting(census.clone());
+        parts.push(part("queues", |stop| counting.run(stop)));
+        let counts = census.clone();
+        parts.push(part("census", |stop| counts.run(stop)));
         let permits_kept = permits.clone();
         parts.push(part("permits", |stop| async move { permits_kept.run(stop).await }));
         let callers = gate.clone();
         parts.push(part("identity provider", |stop| callers.run(stop)));
+        let tenants_read = tenants.clone();
+        parts.push(part("tenants", |stop| tenants_read.run(stop)));
         let bus = wake.clone();
         parts.push(part("wake-ups", |stop| async move { bus.run(stop).await }));
         let server_stops_before = parts.len();
@@ -104,10 +135,14 @@ impl App {
                 store: store.clone(),
                 catalog: catalog.clone(),
                 permits: permits.clone(),
+                tenants: tenants.clone(),
                 wake: wake.clone(),
                 board: board.clone(),
                 spool,
                 storage: storage.clone(),
+                metrics: metrics.clone(),
+                services: services.clone(),
+                tracer: tracer.clone(),
             };
             let (worker, signs) = start_worker(worker_parts, &config).await?;
             parts.push(worker);
@@ -115,8 +150,29 @@ impl App {
         }
         if config.cleaner.enabled {
             let watch = Watch::new(store.clone(), board, config.node_name(), config.worker.lease);
-            let cleaner = Cleaner::new(store.clone(), storage.clone(), wake.clone(), watch, &config);
+            let cleaner_parts = cleaner::Parts {
+                store: store.clone(),
+                storage: storage.clone(),
+                wake: wake.clone(),
+                watch,
+                metrics: metrics.clone(),
+                tracer: tracer.clone(),
+            };
+            let cleaner = Cleaner::new(cleaner_parts, &config);
             parts.push(part("cleaner", |stop| cleaner.run(stop)));
+        }
+        let vitals = Vitals {
+            store: store.clone(),
+            permits: permits.clone(),
+            storage: storage.clone(),
+            pulse: pulse.clone(),
+            metrics: metrics.clone(),
+        };
+        parts.push(part("vitals", |stop| vitals.run(stop)));
+        let maintenance = Maintenance::new(store.clone(), storage.clone(), &config, config.node_name());
+        let bell = maintenance.bell();
+        if config.maintenance.enabled {
+            parts.push(part("maintenance", |stop| maintenance.run(stop)));
         }
         let monitor_parts = monitor::Parts {
             store: store.clone(),
@@ -139,13 +195,22 @@ impl App {
             egress,
             permits,
             oplog,
+            tenants,
+            bell,
             pulse,
+            metrics,
+            queues,
+            services,
+            tracer,
             started_at: clock::now(),
             stopping: stopping.clone(),
         });
         // Started last and stopped after the worker: while running calls end, probes are told that
         // the service stops, and callers that have not heard of it yet are still served.
         parts.insert(server_stops_before, part("http server", |stop| api::serve(listener, state, tls, stop)));
+        if let Some(registration) = registration {
+            parts.push(part("consul", |stop| registration.run(stop)));
+        }
         parts.reverse();
         Ok(App { address, stopping, parts, grace, store })
     }
@@ -166,8 +231,10 @@ impl App {
     /// requests, flush, close.
     pub async fn stop(mut self) {
         self.stopping.cancel();
-        // The worker stops claiming at once, while the cleaner ends its round.
-        for part in self.parts.iter().filter(|part| ["cleaner", "worker"].contains(&part.name)) {
+        // The worker stops claiming at once, while the cleaner and what maintains end their rounds and
+        // Consul is told that nobody needs to come any more.
+        let at_once = ["consul", "cleaner", "maintenance", "worker"];
+        for part in self.parts.iter().filter(|part| at_once.contains(&part.name)) {
             part.stop.cancel();
         }
         let began = clock::tick();

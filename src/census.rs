@@ -13,6 +13,9 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
 
 use crate::{
     clock,
@@ -38,6 +41,8 @@ struct Shared {
     /// Held by whoever counts. One that stops waiting hands the turn to the next.
     turn: tokio::sync::Mutex<()>,
     latest: Mutex<Option<Taken>>,
+    /// Somebody was given an answer that is past half of its time.
+    wanted: Notify,
 }
 
 /// A census, and for how long it is good.
@@ -50,7 +55,9 @@ struct Taken {
 impl CensusTaker {
     /// One that has not counted yet.
     pub fn new(store: Store) -> CensusTaker {
-        CensusTaker(Arc::new(Shared { store, turn: tokio::sync::Mutex::default(), latest: Mutex::default() }))
+        let shared =
+            Shared { store, turn: tokio::sync::Mutex::default(), latest: Mutex::default(), wanted: Notify::new() };
+        CensusTaker(Arc::new(shared))
     }
 
     /// The numbers, at most `max(2 s, 20 × the time it takes to count)` old. Those who ask at the same
@@ -59,28 +66,57 @@ impl CensusTaker {
     /// # Errors
     /// Where the database is out of reach.
     pub async fn look(&self) -> Result<Arc<Census>, StoreError> {
-        if let Some(census) = self.0.fresh() {
+        if let Some((census, left)) = self.0.good() {
+            if left < 0.5 {
+                self.0.wanted.notify_one();
+            }
             return Ok(census);
         }
         let _turn = self.0.turn.lock().await;
         // Whoever had the turn before may have counted.
-        if let Some(census) = self.0.fresh() {
-            return Ok(census);
+        match self.0.good() {
+            Some((census, _)) => Ok(census),
+            None => self.0.count().await,
         }
-        let at = clock::tick();
-        let mut census = self.0.store.count_lanes().await?;
-        let mut latest = self.0.latest();
-        remember(&mut census, latest.as_ref().map(|taken| &*taken.census));
-        let census = Arc::new(census);
-        *latest = Some(Taken { census: census.clone(), at, good_for: (at.elapsed() * SHARE).max(TTL) });
-        Ok(census)
+    }
+
+    /// Counts anew, until `stop`, whenever somebody was given an answer that is past half of its time:
+    /// so whoever asks often never waits.
+    pub async fn run(self, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = self.0.wanted.notified() => {}
+                () = stop.cancelled() => return,
+            }
+            let _turn = self.0.turn.lock().await;
+            if self.0.good().is_none_or(|(_, left)| left < 0.5)
+                && let Err(error) = self.0.count().await
+            {
+                // Whoever asks next counts itself, and is told.
+                debug!(%error, "cannot count the lanes");
+            }
+        }
     }
 }
 
 impl Shared {
-    fn fresh(&self) -> Option<Arc<Census>> {
+    /// The latest numbers while they are good, and how much of their time is left, from 1 to 0.
+    fn good(&self) -> Option<(Arc<Census>, f64)> {
         let latest = self.latest();
-        latest.as_ref().filter(|taken| taken.at.elapsed() < taken.good_for).map(|taken| taken.census.clone())
+        let taken = latest.as_ref()?;
+        let left = 1.0 - taken.at.elapsed().div_duration_f64(taken.good_for);
+        (left > 0.0).then(|| (taken.census.clone(), left))
+    }
+
+    async fn count(&self) -> Result<Arc<Census>, StoreError> {
+        let at = clock::tick();
+        let mut census = self.store.count_lanes().await?;
+        let good_for = (at.elapsed() * SHARE).max(TTL);
+        let mut latest = self.latest();
+        remember(&mut census, latest.as_ref().map(|taken| &*taken.census));
+        let census = Arc::new(census);
+        *latest = Some(Taken { census: census.clone(), at, good_for });
+        Ok(census)
     }
 
     fn latest(&self) -> MutexGuard<'_, Option<Taken>> {

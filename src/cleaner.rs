@@ -3,25 +3,49 @@
 //! two cleaners that see the same row do no harm.
 
 mod expire;
-mod purge;
+pub(crate) mod purge;
 mod requeue;
 mod rescue;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    clock,
     config::Config,
+    metrics::Metrics,
     periodic::{Pace, Swept},
+    recorder,
     storage::Storage,
     store::{Store, StoreError},
+    task::lifecycle::{Applied, Transition},
+    trace::Tracer,
     wake::Wake,
     watch::Watch,
 };
 
 /// Most rows that a duty takes at once: a batch holds its locks for some milliseconds.
 const BATCH: u32 = 500;
+
+/// How often old points of the series are deleted.
+const SERIES_EVERY: Duration = Duration::from_secs(3600);
+
+/// The parts that a cleaner is made of.
+pub struct Parts {
+    /// The durable memory.
+    pub store: Store,
+    /// Where results are stored.
+    pub storage: Storage,
+    /// Who tells workers of what came back to the queue.
+    pub wake: Wake,
+    /// Who may declare nodes dead.
+    pub watch: Watch,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// What is recorded of it all.
+    pub tracer: Tracer,
+}
 
 /// The cleaner of this process.
 pub struct Cleaner {
@@ -35,11 +59,14 @@ pub struct Cleaner {
     delete_on_purge: bool,
     stat_zone: chrono_tz::Tz,
     watch: Watch,
+    metrics: Metrics,
+    tracer: Tracer,
 }
 
 impl Cleaner {
     /// Builds it; nothing runs yet.
-    pub fn new(store: Store, storage: Storage, wake: Wake, watch: Watch, config: &Config) -> Cleaner {
+    pub fn new(parts: Parts, config: &Config) -> Cleaner {
+        let Parts { store, storage, wake, watch, metrics, tracer } = parts;
         Cleaner {
             store,
             storage,
@@ -51,7 +78,25 @@ impl Cleaner {
             delete_on_purge: config.oss.delete_on_purge,
             stat_zone: config.stat_zone,
             watch,
+            metrics,
+            tracer,
         }
+    }
+
+    /// Applies what a duty decided, counts it, and says what became of each.
+    async fn apply<'m>(
+        &self,
+        transitions: &[Transition],
+        model_names: impl Iterator<Item = &'m str>,
+    ) -> Result<Vec<Applied>, StoreError> {
+        let applied = self.store.apply_all(transitions).await?;
+        for ((transition, model_name), applied) in transitions.iter().zip(model_names).zip(&applied) {
+            match applied {
+                Applied::Done => self.metrics.moved(model_name, transition),
+                Applied::Stale => self.metrics.stale(),
+            }
+        }
+        Ok(applied)
     }
 
     /// Cleans until `stop`. Retries and rescues have a pace of their own, so that neither a duty
@@ -76,8 +121,17 @@ impl Cleaner {
 
     async fn tidy(&self, stop: &CancellationToken) {
         let mut pace = Pace::new("tidying", self.interval);
+        let mut series_purged: Option<Instant> = None;
         while pace.wait(stop).await {
-            pace.ticked(self.tidy_once().await);
+            let mut swept = self.tidy_once().await;
+            if series_purged.is_none_or(|at| at.elapsed() > SERIES_EVERY) {
+                match recorder::purge(&self.store, BATCH).await {
+                    Ok(Swept::All) => series_purged = Some(clock::tick()),
+                    Ok(Swept::More) => swept = swept.map(|_| Swept::More),
+                    Err(error) => swept = Err(error),
+                }
+            }
+            pace.ticked(swept);
         }
     }
 

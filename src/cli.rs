@@ -5,6 +5,7 @@ mod bench;
 mod check_config;
 pub mod demo;
 mod healthcheck;
+mod maintenance;
 mod migrate;
 mod openapi;
 mod secrets;
@@ -69,6 +70,9 @@ enum Command {
     /// Make, list and revoke the tokens of auth.mode token
     #[command(subcommand)]
     Token(token::Command),
+    /// Run maintenance jobs, and see how they went
+    #[command(subcommand)]
+    Maintenance(maintenance::Command),
     /// Change the key that secrets are stored under
     #[command(subcommand)]
     Secrets(secrets::Command),
@@ -94,6 +98,7 @@ impl Cli {
             Command::CheckConfig => check_config::run(file),
             Command::Openapi => openapi::run(),
             Command::Token(command) => block_on(token::run(command, load_from(file)?)),
+            Command::Maintenance(command) => block_on(maintenance::run(command, load_from(file)?)),
             Command::Secrets(command) => block_on(secrets::run(command, load_from(file)?)),
             Command::Alert(command) => block_on(alert::run(command, load_from(file)?)),
             // Any trouble means "not ready" here, a bad configuration too.

@@ -42,9 +42,19 @@ pub fn node_id() -> NodeId {
     NodeId(Uuid::new_v4())
 }
 
-/// 122 random bits as 32 hex digits: request ids, unguessable parts of URLs, trace ids.
+/// 122 random bits as 32 hex digits: request ids, unguessable parts of URLs.
 pub fn token() -> String {
     Uuid::new_v4().simple().to_string()
+}
+
+/// The id of a new trace, never 0.
+pub fn trace_id() -> u128 {
+    Uuid::new_v4().as_u128()
+}
+
+/// The id of a new span, never 0.
+pub fn span_id() -> u64 {
+    fastrand::u64(1..)
 }
 
 /// 256 random bits that nobody can guess; `None` where the system has no random numbers.

@@ -18,8 +18,11 @@ use url::Url;
 use crate::{
     alert::rules::Rule,
     egress::Egress,
+    job::{Job, schedule::Schedule},
     jwt::{KeySet, Rules},
+    model::headers::Headers,
     secrets::Vault,
+    tenant::Plans,
 };
 
 /// Everything the service can be told.
@@ -43,6 +46,10 @@ pub struct Config {
     pub worker: Worker,
     /// Keeping the table tidy.
     pub cleaner: Cleaner,
+    /// Jobs on a schedule.
+    pub maintenance: Maintenance,
+    /// What tenants may use up, and how much of theirs is kept.
+    pub plans: Plans,
     /// Where results are stored.
     pub oss: Oss,
     /// Time zone in which days of the statistics begin.
@@ -51,6 +58,12 @@ pub struct Config {
     pub monitor: Monitor,
     /// Logging.
     pub log: Log,
+    /// The page of metrics.
+    pub metrics: MetricsPage,
+    /// Traces.
+    pub telemetry: Telemetry,
+    /// How this node is found, and how it finds others; `None` = by nobody, and by their addresses.
+    pub consul: Option<Consul>,
 }
 
 /// HTTP server.
@@ -182,6 +195,17 @@ pub struct Cleaner {
     pub unclaimed: Duration,
 }
 
+/// Jobs on a schedule.
+#[derive(Debug, Clone)]
+pub struct Maintenance {
+    /// False: another node runs them.
+    pub enabled: bool,
+    /// When the job `retention` runs; `None` = when it is asked for.
+    pub retention: Option<Schedule>,
+    /// Days for which runs are listed; 0 = for ever.
+    pub run_days: i32,
+}
+
 /// Where results are stored, and how hard to try.
 #[derive(Debug, Clone)]
 pub struct Oss {
@@ -311,6 +335,15 @@ pub struct Log {
     pub level: String,
 }
 
+/// The page of metrics.
+#[derive(Clone)]
+pub struct MetricsPage {
+    /// What opens it; `None`: an admin does.
+    pub token: Option<String>,
+    /// Lanes that it shows by name.
+    pub top_lanes: usize,
+}
+
 /// Line formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -322,6 +355,48 @@ pub enum LogFormat {
     Json,
 }
 
+/// Traces.
+#[derive(Debug, Clone)]
+pub struct Telemetry {
+    /// Where they are sent; `None` = nothing is traced.
+    pub collector: Option<Collector>,
+    /// What this service is called there.
+    pub service_name: String,
+    /// Share of the traces that begin here and are recorded, 0 to 1.
+    pub sample_ratio: f64,
+}
+
+/// Who takes traces, by OTLP over HTTP.
+#[derive(Debug, Clone)]
+pub struct Collector {
+    /// Where they are posted.
+    pub url: Url,
+    /// What goes with them; a key, as a rule.
+    pub headers: Headers,
+}
+
+/// How this node is found, and how it finds others.
+#[derive(Clone)]
+pub struct Consul {
+    /// The agent.
+    pub address: Url,
+    /// What it wants to be shown.
+    pub token: Option<String>,
+    /// What this node is registered as.
+    pub service_name: String,
+    /// Where it is reached; `None` = where it listens.
+    pub service_address: Option<ServiceAddress>,
+}
+
+/// Where a node is reached by others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceAddress {
+    /// A name or an address, without brackets.
+    pub host: String,
+    /// `None` = the port that it listens on.
+    pub port: Option<u16>,
+}
+
 /// A key whose value cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{key}: {message}")]
@@ -330,6 +405,15 @@ pub struct ConfigError {
     pub key: String,
     /// The value (never of a secret), what is wrong, what is accepted.
     pub message: String,
+}
+
+impl Maintenance {
+    /// When that job runs; `None` = when it is asked for.
+    pub fn schedule(&self, job: Job) -> Option<&Schedule> {
+        match job {
+            Job::Retention => self.retention.as_ref(),
+        }
+    }
 }
 
 impl Config {
@@ -379,6 +463,19 @@ impl fmt::Debug for S3 {
     }
 }
 
+impl fmt::Debug for MetricsPage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MetricsPage").field("token", &self.token.is_some()).field("top_lanes", &self.top_lanes).finish()
+    }
+}
+
+impl fmt::Debug for Consul {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = self.address.as_str();
+        f.debug_struct("Consul").field("address", &address).field("service", &self.service_name).finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for Email {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let user = self.login.as_ref().map(|(user, _)| user);
@@ -403,6 +500,7 @@ mod tests {
         let mut raw = raw::RawConfig::default();
         raw.auth.mode = "gateway".into();
         raw.auth.gateway_secret = "geheim".into();
+        raw.metrics.token = "geheim".into();
         raw.secrets.key = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=".into();
         raw.database.url = "postgres://app:geheim@db/app".into();
         raw.redis.url = "redis://:geheim@redis".into();
@@ -410,6 +508,10 @@ mod tests {
         raw.oss.bucket = "models".into();
         raw.oss.access_key = "geheim".into();
         raw.oss.secret_key = "geheim".into();
+        raw.telemetry.otlp_endpoint = "http://collector:4318".into();
+        raw.consul.address = "http://127.0.0.1:8500".into();
+        raw.consul.token = "geheim".into();
+        raw.telemetry.otlp_headers = "Authorization:Bearer geheim".into();
         raw.monitor.email.host = "mail.example".into();
         raw.monitor.email.from = "a@example.com".into();
         raw.monitor.email.to = "b@example.com".into();

@@ -41,11 +41,13 @@ pub enum Point {
     BeforeHandBack,
     /// getTaskBatch has marked results as picked up and not answered.
     AfterPickUp,
+    /// The job `retention` has done one of its steps.
+    DuringRetention,
 }
 
 impl Point {
-    /// Every point, in the order in which a task comes by.
-    pub const ALL: [Point; 17] = [
+    /// Every point: those that a task comes by, in that order, and the others.
+    pub const ALL: [Point; 18] = [
         Point::BeforeEnqueue,
         Point::AfterEnqueue,
         Point::AfterPermit,
@@ -63,7 +65,13 @@ impl Point {
         Point::AfterReaping,
         Point::BeforeHandBack,
         Point::AfterPickUp,
+        Point::DuringRetention,
     ];
+
+    /// True for those that a task comes by.
+    pub const fn is_of_a_task(self) -> bool {
+        !matches!(self, Point::DuringRetention)
+    }
 
     /// Its name, such as `after-claim`.
     pub const fn name(self) -> &'static str {
@@ -85,6 +93,7 @@ impl Point {
             Point::AfterReaping => "after-reaping",
             Point::BeforeHandBack => "before-hand-back",
             Point::AfterPickUp => "after-pick-up",
+            Point::DuringRetention => "during-retention",
         }
     }
 }

@@ -9,25 +9,33 @@
 //! Arrows point down only:
 //!
 //! ```text
-//! cli ─▶ app ─▶ { api, worker, cleaner, monitor }
-//!                  ─▶ { catalog, census, oplog, store, permits, wake, watch, storage, spool, trips, periodic, turn }
-//!                       ─▶ { task, model, alert, caller, token, jwt, stats, config, secrets, egress, clock, faults, breath }
+//! cli ─▶ app ─▶ { api, dashboard, worker, cleaner, maintenance, monitor, vitals }
+//!                  ─▶ { catalog, census, tenants, oplog, recorder, store, permits, wake, watch, turn, storage, spool, trips,
+//!                       periodic, trace, consul }
+//!                       ─▶ { metrics, series, task, model, alert, caller, tenant, job, token, jwt, stats, config, secrets, egress,
+//!                            clock, log_level, faults, breath }
 //! ```
 //!
 //! * [`task`]: what a task is; `task::lifecycle` says which state follows which, and nobody else.
 //! * [`store`]: the durable memory, on Postgres or SQLite, with group commit.
+//! * [`tenants`]: what each tenant may use up.
 //! * [`permits`] and [`wake`]: how many calls may run, and who tells workers of work; over Redis,
 //!   or in this process.
 //! * [`watch`]: who may declare nodes dead, and whether a lost database is lost to everybody.
-//! * [`turn`]: periodic duties that one node does at a time.
 //! * [`census`]: what is queued and what runs, counted for all who ask.
+//! * [`turn`]: periodic duties that one node does at a time.
 //! * [`worker`]: lanes → permits → claim → call → park → upload → finish. Its files are the numbered
 //!   steps of a task's life.
 //! * [`cleaner`]: due retries, dead workers' tasks, what waited too long, what is past its time.
+//! * [`maintenance`]: jobs on a schedule, above all what deletes old rows.
 //! * [`monitor`]: looks whether a rule is broken, and tells operators; `alert` says when.
 //! * [`spool`] and [`storage`]: results on their way, and where they end up.
+//! * [`metrics`]: what this process counts; [`series`]: the values it adds up minute by minute, which
+//!   [`recorder`] writes; [`vitals`]: whether what it depends on answers.
+//! * [`trace`]: what of a task's life is told to a collector of traces.
+//! * [`consul`]: how this node is found, and how it finds models and the file service.
 //! * [`egress`]: which hosts and addresses models may have.
-//! * [`api`]: the HTTP interface.
+//! * [`api`]: the HTTP interface; `dashboard`: the page at `/` that uses it.
 //! * [`faults`]: between which steps tests kill the process; nothing in any other build.
 //! * [`app`]: builds all of it, starts and stops it in order.
 //!
@@ -43,7 +51,7 @@
 //! 2. Only `task::lifecycle` makes a `Transition`. Every write of state, phase or attempt on an
 //!    existing row is one, applied under the guard of state *and* attempt, or one of the two bulk
 //!    changes it defines; a stale writer stops quietly.
-//! 3. Only `store` names sqlx, only `permits`, `wake` and `watch` redis, only `api` axum.
+//! 3. Only `store` names sqlx, only `permits`, `wake` and `watch` redis, only `api` and `dashboard` axum.
 //! 4. Only `clock` reads time, makes ids or rolls dice. Leases and deadlines compare on the
 //!    database's or Redis' clock.
 //! 5. Only `app` spawns long-lived tasks, and it joins all of them.
@@ -56,17 +64,24 @@ pub mod app;
 
 pub mod api;
 pub mod cleaner;
+mod dashboard;
+pub mod maintenance;
 pub mod monitor;
+pub mod vitals;
 pub mod worker;
 
 pub mod catalog;
 pub mod census;
+pub mod consul;
 pub mod oplog;
 pub mod periodic;
 pub mod permits;
+pub mod recorder;
 pub mod spool;
 pub mod storage;
 pub mod store;
+pub mod tenants;
+pub mod trace;
 mod trips;
 pub mod turn;
 pub mod wake;
@@ -79,9 +94,14 @@ pub mod clock;
 pub mod config;
 pub mod egress;
 pub mod faults;
+pub mod job;
 pub mod jwt;
+pub mod log_level;
+pub mod metrics;
 pub mod model;
 pub mod secrets;
+pub mod series;
 pub mod stats;
 pub mod task;
+pub mod tenant;
 pub mod token;

@@ -13,6 +13,7 @@ use chrono::SecondsFormat;
 use tracing::Subscriber;
 use tracing_subscriber::{
     EnvFilter,
+    filter::ParseError,
     fmt::{
         self, MakeWriter,
         format::{JsonFields, Writer},
@@ -24,6 +25,7 @@ use tracing_subscriber::{
 use crate::{
     clock,
     config::{ConfigError, Log, LogFormat},
+    log_level,
 };
 
 /// Parts of other projects that talk too much; `log.level` may name them to hear more.
@@ -45,9 +47,12 @@ pub fn init(log: &Log) -> Result<(), ConfigError> {
         LogFormat::Json => true,
     };
     let colours = stdout_is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let filter = filter(log, std::env::var(RUST_LOG).ok().filter(|directives| !directives.is_empty()))?;
-    if subscriber(json, colours, filter, io::stdout).try_init().is_ok() {
+    let rust_log = std::env::var(RUST_LOG).ok().filter(|directives| !directives.is_empty());
+    let current = rust_log.clone().unwrap_or_else(|| log.level.clone());
+    let (subscriber, reload) = subscriber(json, colours, filter(log, rust_log)?, io::stdout);
+    if subscriber.try_init().is_ok() {
         log_panics();
+        log_level::install(current, Box::new(move |level| reload(parsed(&quieted(level)).map_err(|e| e.to_string())?)));
     }
     Ok(())
 }
@@ -55,23 +60,40 @@ pub fn init(log: &Log) -> Result<(), ConfigError> {
 fn filter(log: &Log, rust_log: Option<String>) -> Result<EnvFilter, ConfigError> {
     let (key, directives) = match rust_log {
         Some(directives) => (RUST_LOG, directives),
-        None => ("log.level", format!("{QUIET},{}", log.level)),
+        None => ("log.level", quieted(&log.level)),
     };
-    EnvFilter::try_new(&directives).map_err(|error| ConfigError {
+    parsed(&directives).map_err(|error| ConfigError {
         key: key.to_owned(),
         message: format!("{directives:?} cannot be used: {error}"),
     })
 }
 
-fn subscriber<W>(json: bool, colours: bool, filter: EnvFilter, out: W) -> Box<dyn Subscriber + Send + Sync>
+/// The directives, with other projects' parts quiet unless they name them.
+fn quieted(level: &str) -> String {
+    format!("{QUIET},{level}")
+}
+
+fn parsed(directives: &str) -> Result<EnvFilter, ParseError> {
+    EnvFilter::try_new(directives)
+}
+
+type Logs = Box<dyn Subscriber + Send + Sync>;
+type Reload = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
+
+/// What takes the events, and how its filter is changed.
+fn subscriber<W>(json: bool, colours: bool, filter: EnvFilter, out: W) -> (Logs, Reload)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let base = fmt::fmt().with_env_filter(filter).with_timer(Milliseconds).with_ansi(colours).with_writer(OneLine(out));
-    match json {
-        true => Box::new(base.fmt_fields(JsonFields::new()).event_format(json::Json).finish()),
-        false => Box::new(base.finish()),
+    if json {
+        let json = base.fmt_fields(JsonFields::new()).event_format(json::Json).with_filter_reloading();
+        let handle = json.reload_handle();
+        return (Box::new(json.finish()), Box::new(move |filter| handle.reload(filter).map_err(|e| e.to_string())));
     }
+    let text = base.with_filter_reloading();
+    let handle = text.reload_handle();
+    (Box::new(text.finish()), Box::new(move |filter| handle.reload(filter).map_err(|e| e.to_string())))
 }
 
 /// A panic is an event like any other, so that it is found where the other lines are.
@@ -140,11 +162,16 @@ mod tests {
 
     /// What was logged while `events` ran.
     fn logged(json: bool, level: &str, events: impl FnOnce()) -> Vec<String> {
+        logged_with(json, level, |_| events())
+    }
+
+    fn logged_with(json: bool, level: &str, events: impl FnOnce(&Reload)) -> Vec<String> {
         let buffer = Arc::new(Mutex::new(Vec::new()));
         let log = Log { format: LogFormat::Auto, level: level.to_owned() };
         let memory = Arc::clone(&buffer);
-        let subscriber = subscriber(json, false, filter(&log, None).unwrap(), move || Memory(Arc::clone(&memory)));
-        tracing::subscriber::with_default(subscriber, events);
+        let filter = filter(&log, None).unwrap();
+        let (subscriber, reload) = subscriber(json, false, filter, move || Memory(Arc::clone(&memory)));
+        tracing::subscriber::with_default(subscriber, || events(&reload));
         let text = String::from_utf8(buffer.lock().unwrap().clone()).unwrap();
         text.lines().map(str::to_owned).collect()
     }
@@ -204,6 +231,23 @@ mod tests {
         assert_eq!(logged(false, "debug", noise).len(), 1);
         assert_eq!(logged(false, "debug,sqlx=debug", noise).len(), 2);
         assert_eq!(logged(false, "info", noise).len(), 0);
+    }
+
+    #[test]
+    fn the_level_changes_while_the_process_runs() {
+        for json in [false, true] {
+            let lines = logged_with(json, "info", |reload| {
+                let said = || tracing::debug!("a detail");
+                said();
+                reload(parsed(&quieted("debug")).unwrap()).unwrap();
+                said();
+                tracing::info!(target: "sqlx::query", "SELECT 1");
+                reload(parsed(&quieted("off")).unwrap()).unwrap();
+                tracing::error!("nobody hears it");
+            });
+            assert_eq!(lines.len(), 1, "{lines:?}");
+            assert!(lines[0].contains("a detail"), "{lines:?}");
+        }
     }
 
     #[test]

@@ -17,6 +17,8 @@ use crate::{
 pub const MAX_NAME: usize = 128;
 /// Most characters in a base URL and in a route.
 pub const MAX_URL: usize = 256;
+/// What a base URL may be.
+const BASE_URL: &str = "an absolute http(s) URL, or consul://service/path where the service uses Consul";
 /// Most characters of free text in `remark`.
 pub const MAX_REMARK: usize = 4096;
 
@@ -184,7 +186,7 @@ impl ModelSpec {
             return Err(FieldError::new("modelName", "is required: 1 to 128 characters"));
         }
         if patch.base_url.is_none() {
-            return Err(FieldError::new("baseUrl", "is required: an absolute http(s) URL"));
+            return Err(FieldError::new("baseUrl", format!("is required: {BASE_URL}")));
         }
         ModelSpec::blank().patched(patch, tenant)
     }
@@ -298,9 +300,16 @@ fn number(field: &'static str, value: i64, least: i32, most: i32) -> Result<i32,
 
 fn base_url(written: &str) -> Result<String, FieldError> {
     let written = text("baseUrl", written, 1, MAX_URL)?;
-    let url = Url::parse(&written).map_err(|_| FieldError::new("baseUrl", "must be an absolute http(s) URL"))?;
-    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-        return Err(FieldError::new("baseUrl", "must be an absolute http(s) URL"));
+    let unusable = || FieldError::new("baseUrl", format!("must be {BASE_URL}"));
+    let url = Url::parse(&written).map_err(|_| unusable())?;
+    let usable = match url.scheme() {
+        "http" | "https" => url.host_str().is_some(),
+        // Consul knows the port.
+        "consul" | "consul+https" => url.host_str().is_some_and(|name| !name.is_empty()) && url.port().is_none(),
+        _ => false,
+    };
+    if !usable {
+        return Err(unusable());
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err(FieldError::new("baseUrl", "must not carry a user or password; put credentials in apiKey"));

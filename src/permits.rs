@@ -29,6 +29,8 @@ pub struct Ask {
     pub limit: u32,
     /// The shared model's `totalConcurrency`; `None` = no such limit.
     pub total: Option<u32>,
+    /// What the tenant may have running over all models; `None` = no such limit.
+    pub cap: Option<u32>,
     /// Permits wanted, at least 1.
     pub want: u32,
 }
@@ -98,6 +100,22 @@ impl Permits {
         match self {
             Permits::Redis(gate) => gate.run(stop).await,
             Permits::InProcess(_) => stop.cancelled().await,
+        }
+    }
+
+    /// Permits that this node holds.
+    pub fn held(&self) -> usize {
+        match self {
+            Permits::Redis(gate) => gate.held(),
+            Permits::InProcess(gate) => gate.held(),
+        }
+    }
+
+    /// True while Redis is left alone and the gate stands open.
+    pub fn is_open(&self) -> bool {
+        match self {
+            Permits::Redis(gate) => gate.is_open(),
+            Permits::InProcess(_) => false,
         }
     }
 

@@ -13,6 +13,7 @@ use url::Url;
 use crate::{
     clock,
     config::{Config, OssKind},
+    consul::Services,
     spool::{Parked, ReadError},
     task::{CallerHeaders, TaskId, lifecycle::StoredFile},
 };
@@ -60,11 +61,12 @@ struct Placed {
 
 impl Storage {
     /// Builds it; makes folders, opens no connection. `public_url` is how callers reach this
-    /// service, without the trailing `/file/`.
+    /// service, without the trailing `/file/`; `services` knows where a file service is that is named by
+    /// a service.
     ///
     /// # Errors
     /// Says what is wrong with the configuration.
-    pub fn open(config: &Config, public_url: &Url) -> Result<Storage, String> {
+    pub fn open(config: &Config, public_url: &Url, services: &Services) -> Result<Storage, String> {
         let timeout = config.oss.timeout;
         match &config.oss.kind {
             OssKind::Fs { path, url_ttl } => {
@@ -73,7 +75,7 @@ impl Storage {
             }
             OssKind::S3(store) => s3::S3Storage::open(store, timeout).map(Storage::S3),
             OssKind::Http { url, url_pointer } => {
-                http::HttpStorage::open(url, url_pointer.as_deref(), timeout).map(Storage::Http)
+                http::HttpStorage::open(url, services, url_pointer.as_deref(), timeout).map(Storage::Http)
             }
         }
     }

@@ -11,12 +11,16 @@
 pub mod alerts;
 pub mod bench;
 pub mod census;
+pub mod jobs;
 pub mod models;
 pub mod nodes;
 pub mod oplog;
+pub mod retention;
 pub mod secrets;
+pub mod series;
 pub mod stats;
 pub mod tasks;
+pub mod tenants;
 pub mod tokens;
 pub mod turns;
 
@@ -52,6 +56,7 @@ use self::{
 use crate::{
     breath::Breath,
     config::Database,
+    metrics::{Metrics, PoolReading},
     secrets::{Unsealed, Vault},
 };
 
@@ -219,6 +224,24 @@ impl Store {
         matches!(self.backend, Backend::Sqlite { .. })
     }
 
+    /// `postgres` or `sqlite`.
+    pub fn kind(&self) -> &'static str {
+        if self.is_embedded() { "sqlite" } else { "postgres" }
+    }
+
+    /// How the connections are used at this moment.
+    pub fn pools(&self) -> Vec<PoolReading> {
+        fn reading<D: sqlx::Database>(name: &'static str, pool: &sqlx::Pool<D>) -> PoolReading {
+            let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX);
+            let limit = pool.options().get_max_connections();
+            PoolReading { pool: name, used: pool.size().saturating_sub(idle), idle, limit }
+        }
+        match &self.backend {
+            Backend::Postgres { pool, lease } => vec![reading("main", pool), reading("lease", lease)],
+            Backend::Sqlite { readers, writer } => vec![reading("readers", readers), reading("writer", writer)],
+        }
+    }
+
     /// Closes the pools after everything is committed.
     pub async fn close(&self) {
         match &self.backend {
@@ -235,6 +258,13 @@ impl Store {
 }
 
 impl Committers {
+    /// The same, counting what they commit.
+    pub fn measured(mut self, metrics: &Metrics) -> Committers {
+        self.enqueuer.measure(metrics.enqueues());
+        self.applier.measure(metrics.applies());
+        self
+    }
+
     /// Runs the committers until `stop` is set and everything handed in before that is committed.
     pub async fn run(self, stop: CancellationToken) {
         tokio::join!(self.enqueuer.run(stop.clone()), self.applier.run(stop));

@@ -6,13 +6,14 @@
 pub mod lifecycle;
 pub mod retry;
 pub mod submission;
+pub mod trace;
 
 use std::{fmt, str::FromStr, time::Duration};
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::task::lifecycle::{Phase, State};
+use crate::task::lifecycle::{Ending, Phase, State};
 
 /// A tenant: the owner of models and tasks. Tenant 0 may share its models with everyone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -109,6 +110,8 @@ pub struct Running {
     pub lane: Lane,
     /// The fence of this claim.
     pub attempt: Attempt,
+    /// The incarnation that claimed or adopted it.
+    pub node: NodeId,
     /// Failed tries before this one.
     pub retry_count: i32,
     /// Attempts that died with their worker.
@@ -125,12 +128,14 @@ pub struct Running {
     pub request_payload: Option<String>,
     /// What the creating request sent along for the file service; only kept for `oss.kind: http`.
     pub caller_headers: CallerHeaders,
-    /// W3C trace context of the creating request, empty if none.
+    /// W3C trace context of the span that created it, empty if nobody traced that.
     pub traceparent: String,
     /// When the task was created.
     pub created_at: DateTime<Utc>,
     /// The row's place in the lane when it was claimed.
     pub enqueue_at: DateTime<Utc>,
+    /// When this attempt was claimed.
+    pub started_at: Option<DateTime<Utc>>,
 }
 
 /// Headers of the creating caller that the `http` storage passes on to the file service.
@@ -170,6 +175,10 @@ pub struct Abandoned {
     pub creator: String,
     /// Name of the model at creation.
     pub model_name: String,
+    /// See [`Running::traceparent`].
+    pub traceparent: String,
+    /// When the lost attempt was claimed.
+    pub started_at: Option<DateTime<Utc>>,
 }
 
 /// A queued task that may never run: waited too long, or its model is gone.
@@ -183,6 +192,8 @@ pub struct Waiting {
     pub attempt: Attempt,
     /// Name of the model at creation.
     pub model_name: String,
+    /// See [`Running::traceparent`].
+    pub traceparent: String,
 }
 
 /// Why a call of the model gave no result.
@@ -213,6 +224,48 @@ pub enum FailureKind {
     Unsendable,
     /// The result could not be parked on this node's disk.
     Spool,
+}
+
+/// One attempt at a task, over or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PastAttempt {
+    /// Which one, from 1.
+    pub attempt: Attempt,
+    /// What became of it.
+    pub outcome: AttemptOutcome,
+    /// When it was claimed.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it ended; `None` while it runs.
+    pub ended_at: Option<DateTime<Utc>>,
+    /// Who held it; not known of one that succeeded.
+    pub node: Option<NodeId>,
+    /// What went wrong, in words.
+    pub error: String,
+}
+
+/// What became of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttemptOutcome {
+    /// It is not over.
+    Running,
+    /// Its result is stored.
+    Succeeded,
+    /// It ended without.
+    Ended(Ending),
+}
+
+impl AttemptOutcome {
+    /// As it is written in answers.
+    pub const fn word(self) -> &'static str {
+        match self {
+            AttemptOutcome::Running => "running",
+            AttemptOutcome::Succeeded => "succeeded",
+            AttemptOutcome::Ended(Ending::Failed) => "failed",
+            AttemptOutcome::Ended(Ending::Lost) => "lost",
+            AttemptOutcome::Ended(Ending::HandedBack) => "handedBack",
+            AttemptOutcome::Ended(Ending::UploadFailed) => "uploadFailed",
+        }
+    }
 }
 
 impl Attempt {
@@ -276,6 +329,7 @@ pub(crate) mod sample {
             key: TaskKey { tenant: TenantId(7), id: TaskId(Uuid::nil()) },
             lane: Lane { model: ModelId(3), tenant: TenantId(7) },
             attempt: Attempt(1),
+            node: NodeId(Uuid::nil()),
             retry_count: 0,
             lost_attempts: 0,
             phase: Phase::Model,
@@ -287,6 +341,7 @@ pub(crate) mod sample {
             traceparent: String::new(),
             created_at: DateTime::<Utc>::UNIX_EPOCH,
             enqueue_at: DateTime::<Utc>::UNIX_EPOCH,
+            started_at: None,
         }
     }
 }

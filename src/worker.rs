@@ -45,7 +45,9 @@ use crate::{
     catalog::Catalog,
     clock,
     config::Config,
+    consul::Services,
     faults::{self, Point},
+    metrics::Metrics,
     permits::{Permit, Permits},
     spool::{
         Spool,
@@ -56,7 +58,9 @@ use crate::{
         Store, StoreError,
         tasks::{Claim, MOST_CLAIMED, Want},
     },
-    task::{Attempt, Lane, ModelId, NodeId, TaskKey, lifecycle, retry},
+    task::{Attempt, Lane, ModelId, NodeId, TaskKey, lifecycle, retry, trace::trace_id},
+    tenants::Tenants,
+    trace::Tracer,
     wake::{Wake, WakeUp},
     watch::Board,
 };
@@ -81,6 +85,7 @@ struct Shared {
     storage: Storage,
     spool: Spool,
     gauge: Gauge,
+    metrics: Metrics,
     max_lost: i32,
     wake: Wake,
     client: ModelClient,
@@ -89,6 +94,7 @@ struct Shared {
     upload_gate: Semaphore,
     stat_zone: chrono_tz::Tz,
     slots: Slots,
+    tracer: Tracer,
 }
 
 impl Shared {
@@ -103,6 +109,7 @@ pub struct Worker {
     shared: Arc<Shared>,
     catalog: Catalog,
     permits: Permits,
+    tenants: Tenants,
     board: Board,
     pulse: Pulse,
     concurrency: usize,
@@ -121,6 +128,8 @@ pub struct Parts {
     pub catalog: Catalog,
     /// The gate.
     pub permits: Permits,
+    /// What tenants may have running.
+    pub tenants: Tenants,
     /// Who tells of work.
     pub wake: Wake,
     /// Where watchers say whether they reach the database.
@@ -129,6 +138,12 @@ pub struct Parts {
     pub spool: Spool,
     /// Where they are stored.
     pub storage: Storage,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Where models are that are named by a service.
+    pub services: Services,
+    /// What is recorded of it all.
+    pub tracer: Tracer,
 }
 
 /// One incarnation: from the lease row to its end.
@@ -171,23 +186,26 @@ impl Worker {
         let limits = Limits { most_bytes: config.worker.spool_max_bytes, min_free: config.worker.spool_min_free_bytes };
         let upload_gate = run::upload_gate(&parts.storage);
         let shared = Shared {
-            gauge: Gauge::new(&parts.spool, limits),
+            gauge: Gauge::new(&parts.spool, limits, parts.metrics.spool()),
+            metrics: parts.metrics,
             max_lost: config.worker.max_lost_attempts,
             store: parts.store,
             storage: parts.storage,
             spool: parts.spool,
             wake: parts.wake,
-            client: ModelClient::new(&config.egress)?,
+            client: ModelClient::new(&config.egress, parts.services, parts.tracer.clone())?,
             max_result_bytes: config.worker.max_result_bytes,
             upload_for: config.oss.retry_for,
             upload_gate,
             stat_zone: config.stat_zone,
             slots: Slots::new(sender),
+            tracer: parts.tracer,
         };
         Ok(Worker {
             shared: Arc::new(shared),
             catalog: parts.catalog,
             permits: parts.permits,
+            tenants: parts.tenants,
             board: parts.board,
             pulse: Pulse::new(config.worker.lease, config.worker.poll_interval.min(SCAN)),
             concurrency: config.worker.concurrency,
@@ -400,7 +418,7 @@ impl Worker {
     async fn claim_from(&mut self, life: &mut Life, asked: &[Lane], free: usize) -> Result<(), StoreError> {
         let ids: HashSet<ModelId> = asked.iter().map(|lane| lane.model).collect();
         let models = self.catalog.by_id(&ids.into_iter().collect::<Vec<_>>()).await?;
-        let asks = life.lanes.asks(asked, free, &models);
+        let asks = life.lanes.asks(asked, free, &models, |tenant| self.tenants.cap(tenant));
         let granted = self.permits.try_acquire(&asks).await;
         let mut permits: HashMap<Lane, Vec<Permit>> = HashMap::with_capacity(asks.len());
         let mut wants = Vec::with_capacity(asks.len());
@@ -417,7 +435,9 @@ impl Worker {
             return Ok(());
         }
         faults::pass(Point::AfterPermit);
+        let began = clock::tick();
         let Claim { tasks, models, lanes } = self.shared.store.claim(life.node, &wants).await?;
+        self.shared.metrics.claimed(began.elapsed(), &tasks);
         faults::pass_if(!tasks.is_empty(), Point::AfterClaim);
         life.breath.took(tasks.len());
         let mut newest: HashMap<Lane, DateTime<Utc>> = HashMap::new();
@@ -429,7 +449,7 @@ impl Worker {
             else {
                 // The store gave more than it was asked for, or no model: a bug, but the task is ours.
                 error!(task_id = %task.key.id, tenant_id = %task.key.tenant, model_name = task.model_name,
-                    attempt = task.attempt.0, "claimed a task without a permit or model");
+                    attempt = task.attempt.0, trace_id = trace_id(&task.traceparent), "claimed a task without a permit or model");
                 life.doubtful = true;
                 continue;
             };
@@ -450,7 +470,9 @@ impl Worker {
         for held in self.shared.store.held_by(life.node).await? {
             if !life.works_on((held.key, held.attempt)) {
                 let lane = held.lane;
-                if self.shared.store.apply(lifecycle::never_started(&held)).await? == lifecycle::Applied::Done {
+                let transition = lifecycle::never_started(&held);
+                if self.shared.store.apply(transition.clone()).await? == lifecycle::Applied::Done {
+                    self.shared.metrics.moved(&held.model_name, &transition);
                     self.shared.wake.send([WakeUp { lane, rewind: true }]);
                 }
             }
@@ -507,7 +529,7 @@ impl Life {
     {
         let task = &run.task;
         let span = info_span!("task", task_id = %task.key.id, tenant_id = %task.key.tenant,
-            model_name = task.model_name, attempt = task.attempt.0);
+            model_name = task.model_name, attempt = task.attempt.0, trace_id = trace_id(&task.traceparent));
         let going = go(run);
         let running = async move {
             let _live = live;

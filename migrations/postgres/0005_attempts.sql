@@ -17,6 +17,6 @@ CREATE TABLE asynch_attempt (
 -- Of which process a watch is, to be told by people.
 ALTER TABLE asynch_watch ADD COLUMN name TEXT NOT NULL DEFAULT '';
 
--- Tasks that failed for good are looked for among millions that did not. A task enters this index
--- when it fails and leaves it when it is purged.
-CREATE INDEX ix_asynch_task_failed ON asynch_task (tenant_id, task_id) WHERE state = 3;
+-- Tasks that failed for good (or were cancelled) are looked for among millions that were not. A task
+-- enters this index when it fails and leaves it when it is purged.
+CREATE INDEX ix_asynch_task_failed ON asynch_task (tenant_id, task_id) WHERE state = 3 OR state = 5;

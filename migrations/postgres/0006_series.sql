@@ -19,4 +19,4 @@ CREATE TABLE asynch_series (
     total_times  TEXT         NOT NULL,
     PRIMARY KEY (span_seconds, began_at, tenant_id, model_name, node)
 ) WITH (fillfactor = 60);
-CREATE INDEX idx_asynch_series_tenant ON asynch_series (tenant_id, span_seconds, began_at);
+CREATE INDEX ix_asynch_series_tenant ON asynch_series (tenant_id, span_seconds, began_at);

@@ -15,4 +15,4 @@ CREATE TABLE asynch_attempt (
 
 ALTER TABLE asynch_watch ADD COLUMN name TEXT NOT NULL DEFAULT '';
 
-CREATE INDEX ix_asynch_task_failed ON asynch_task (tenant_id, task_id) WHERE state = 3;
+CREATE INDEX ix_asynch_task_failed ON asynch_task (tenant_id, task_id) WHERE state = 3 OR state = 5;

@@ -109,6 +109,15 @@ impl Gate {
     }
 }
 
+/// Whether the caller shows exactly that token.
+///
+/// # Errors
+/// 401 where it does not.
+pub(super) fn check_bearer(token: &str, headers: &HeaderMap) -> Result<(), ApiError> {
+    verify_slices_are_equal(token.as_bytes(), bearer(headers)?.as_bytes())
+        .map_err(|_| ApiError::bad_token("the token is not the one of metrics.token"))
+}
+
 /// The token in `Authorization: Bearer <token>`.
 fn bearer(headers: &HeaderMap) -> Result<&str, ApiError> {
     const MISSING: &str = "send the header Authorization: Bearer <token>";

@@ -19,6 +19,7 @@ use utoipa::{
 use super::exchange::RequestId;
 use crate::{
     caller::{ForeignTenant, Scope},
+    job::{Job, RunId},
     model::FieldError,
     store::StoreError,
 };
@@ -307,12 +308,31 @@ impl ApiError {
         ApiError { field: Some("modelName".to_owned()), ..taken }
     }
 
+    /// There is no job of that name.
+    pub(crate) fn no_such_job() -> ApiError {
+        let names = Job::ALL.map(Job::name).join(", ");
+        let message = format!("no such job; the jobs are {names}");
+        ApiError { field: Some("job".to_owned()), ..ApiError::new(Kind::NotFound, message) }
+    }
+
+    /// A run of the job waits or is under way.
+    pub(crate) fn job_has_open_run(job: Job, run: RunId) -> ApiError {
+        let message =
+            format!("run {} of {} waits or is under way; see listRun, and ask again after it", run.0, job.name());
+        ApiError::new(Kind::Conflict, message)
+    }
+
     /// The model takes no tasks.
     pub(crate) fn model_disabled(name: &str) -> ApiError {
         ApiError::new(
             Kind::Conflict,
             format!("model {name} is disabled and takes no new tasks; enable it with updateModel"),
         )
+    }
+
+    /// This process does not log, so there is no level to change.
+    pub(crate) fn not_logging(message: impl Into<String>) -> ApiError {
+        ApiError::new(Kind::Conflict, message)
     }
 
     /// The body is over `limit` bytes.

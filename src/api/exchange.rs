@@ -19,7 +19,7 @@ use futures::FutureExt;
 use tracing::Instrument;
 
 use super::error::{ApiError, Kind};
-use crate::clock;
+use crate::{clock, metrics::Metrics};
 
 /// The header that carries the id, both ways.
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
@@ -33,8 +33,22 @@ const CALM: Duration = Duration::from_secs(30);
 /// When a request failed last because a dependency was out of reach; each request that fails so is
 /// not worth a line, its beginning is.
 #[derive(Clone, Default)]
-pub(crate) struct Outage {
+struct Outage {
     last: Arc<Mutex<Option<Instant>>>,
+}
+
+/// What goes along with every request.
+#[derive(Clone)]
+pub(crate) struct Company {
+    outage: Outage,
+    metrics: Metrics,
+}
+
+impl Company {
+    /// Nothing has failed yet.
+    pub(crate) fn new(metrics: Metrics) -> Company {
+        Company { outage: Outage::default(), metrics }
+    }
 }
 
 impl Outage {
@@ -69,7 +83,7 @@ impl fmt::Display for RequestId {
 }
 
 /// Gives the request its id, and the answer its final form.
-pub(crate) async fn accompany(State(outage): State<Outage>, mut request: Request, next: Next) -> Response {
+pub(crate) async fn accompany(State(company): State<Company>, mut request: Request, next: Next) -> Response {
     let started = clock::tick();
     let id = RequestId::of(request.headers());
     request.extensions_mut().insert(id.clone());
@@ -88,7 +102,9 @@ pub(crate) async fn accompany(State(outage): State<Outage>, mut request: Request
 
     let route = route.as_ref().map_or("(none)", MatchedPath::as_str);
     let status = response.status().as_u16();
-    let cost_ms = started.elapsed().as_millis();
+    let took = started.elapsed();
+    let cost_ms = took.as_millis();
+    company.metrics.answered(method.as_str(), route, response.status().as_str(), took);
     let failure = response.extensions().get::<ApiError>();
     let kind = failure.map_or("ok", |error| error.kind().name());
     let unavailable = failure.is_some_and(|error| error.kind() == Kind::Unavailable);
@@ -96,8 +112,10 @@ pub(crate) async fn accompany(State(outage): State<Outage>, mut request: Request
         Some(error) if !unavailable => {
             tracing::error!(request_id = %id, %method, route, status, kind, cost_ms, error, "request failed")
         }
-        Some(error) if outage.begins(clock::tick()) => tracing::error!(request_id = %id, %method, route, status, kind,
-            cost_ms, error, "requests fail because a dependency is out of reach; the next ones are not logged"),
+        Some(error) if company.outage.begins(clock::tick()) => {
+            tracing::error!(request_id = %id, %method, route, status, kind,
+            cost_ms, error, "requests fail because a dependency is out of reach; the next ones are not logged")
+        }
         Some(error) => {
             tracing::debug!(request_id = %id, %method, route, status, kind, cost_ms, error, "request failed")
         }

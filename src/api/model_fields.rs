@@ -46,7 +46,13 @@ fn fields() -> [Field; 15] {
     let field = |name, rule, default, text| Field { name, rule, default, text };
     [
         field("modelName", Text(1, MAX_NAME), None, "Unique per tenant among models not deleted."),
-        field("baseUrl", Text(1, MAX_URL), None, "Absolute http(s) URL."),
+        field(
+            "baseUrl",
+            Text(1, MAX_URL),
+            None,
+            "Absolute http(s) URL. Where the service has `consul.address`, also `consul://service/path` \
+             (`consul+https://` with TLS): a healthy instance of that service, each in its turn.",
+        ),
         field("route", Text(0, MAX_URL), Some(json!("")), "Joined to `baseUrl` with exactly one slash."),
         field(
             "httpMethod",

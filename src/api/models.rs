@@ -1,6 +1,6 @@
 //! The routes of models.
 
-use std::time::Duration;
+use std::{fmt::Display, time::Duration};
 
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,7 @@ use super::{
     wire::{Id, PageAsk, Time, filter, id_asked},
 };
 use crate::{
-    egress::Egress,
+    consul::NoInstance,
     model::{MAX_NAME, Model, ModelPatch, ModelSpec},
     store::models::ModelChanged,
     task::ModelId,
@@ -83,7 +83,7 @@ pub(crate) struct ModelView {
     updated_at: Time,
     /// Unique per tenant among models not deleted.
     model_name: String,
-    /// Absolute http(s) URL.
+    /// Absolute http(s) URL, or `consul://service/path`.
     base_url: String,
     /// Joined to baseUrl with exactly one slash.
     route: String,
@@ -126,7 +126,7 @@ pub(crate) async fn create_model(
     Ask(fields): Ask<ModelPatch>,
 ) -> Answer<CreatedModel> {
     let spec = ModelSpec::create(&fields, caller.tenant)?;
-    callable(&api.egress, &spec.call_url()?).await?;
+    callable(&api, &spec.call_url()?).await?;
     notes.model(&spec.model_name);
     let id = stored(&api.store.create_model(caller.tenant, &caller.user, &spec).await?)?;
     api.catalog.forget();
@@ -150,7 +150,7 @@ pub(crate) async fn update_model(
 ) -> Answer<Done> {
     // The host stands in this field alone; one that cannot be read is refused below.
     if let Some(url) = fields.base_url.as_deref().and_then(|url| Url::parse(url).ok()) {
-        callable(&api.egress, &url).await?;
+        callable(&api, &url).await?;
     }
     let change = |model: &Model| {
         notes.model(&model.spec.model_name);
@@ -224,13 +224,23 @@ pub(crate) async fn list_model(
     envelope::page(found.list.into_iter().map(ModelView::from).collect(), found.total)
 }
 
-/// Refuses a URL that would not be called as things are. A name server that takes long is no
-/// reason to refuse: what counts is checked when the connection is made.
-async fn callable(egress: &Egress, url: &Url) -> Result<(), ApiError> {
-    match tokio::time::timeout(RESOLVE_TIMEOUT, egress.check_url(url)).await {
-        Ok(Err(denied)) => Err(ApiError::validation("baseUrl", &format!("cannot be used: {denied}"))),
-        Ok(Ok(())) | Err(_) => Ok(()),
-    }
+/// Refuses a URL that would not be called as things are. A name server or Consul that takes long is no
+/// reason to refuse, nor is a service without an instance: what counts is checked when the connection is
+/// made.
+async fn callable(api: &ApiState, url: &Url) -> Result<(), ApiError> {
+    let unusable = |why: &dyn Display| ApiError::validation("baseUrl", &format!("cannot be used: {why}"));
+    let checked = async {
+        let urls = match api.services.all(url).await {
+            Ok(urls) => urls,
+            Err(error @ NoInstance::NoConsul) => return Err(unusable(&error)),
+            Err(NoInstance::NoneHealthy(_) | NoInstance::Unknown(_) | NoInstance::Unusable(_)) => Vec::new(),
+        };
+        for url in &urls {
+            api.egress.check_url(url).await.map_err(|denied| unusable(&denied))?;
+        }
+        Ok(())
+    };
+    tokio::time::timeout(RESOLVE_TIMEOUT, checked).await.unwrap_or(Ok(()))
 }
 
 fn stored(outcome: &ModelChanged) -> Result<ModelId, ApiError> {

@@ -14,20 +14,27 @@ use super::{
     ApiState,
     audit::Notes,
     auth::{Acting, USER_INFO},
-    envelope::{self, Answer, Envelope, PageOf},
+    envelope::{self, Answer, Envelope},
     error::ApiError,
     request::Ask,
-    wire::{Id, PageAsk, Time, filter, raw_json},
+    traced::{CallersSpan, RequestSpan},
+    wire::{Id, PageAsk, Time, filter, moment, raw_json},
 };
 use crate::{
-    caller::Caller,
+    caller::{Caller, MAX_USER},
     clock,
     config::{Auth, Config, OssKind},
     faults::{self, Point},
     model::{MAX_NAME, text},
     storage::Storage,
     store::tasks::{Enqueued, PickedUp, TaskFilter},
-    task::{CallerHeaders, Task, TaskId, TaskKey, lifecycle::State as TaskState, submission::Submission},
+    task::{
+        CallerHeaders, Task, TaskId, TaskKey, TenantId,
+        lifecycle::State as TaskState,
+        submission::{MAX_BIZ_NAME, Submission},
+        trace::TraceContext,
+    },
+    trace::steps,
     wake::WakeUp,
 };
 
@@ -133,12 +140,39 @@ pub(crate) struct ListTask {
     /// Part of the model's name.
     #[schema(max_length = 128)]
     model_name: Option<String>,
-    /// Part of the task's id.
+    /// Part of the task's id; the whole id is the quickest.
     #[schema(max_length = 36)]
     task_id: Option<String>,
     /// The state.
     #[schema(minimum = 0, maximum = 5)]
     state: Option<i64>,
+    /// The caller's module, the whole name.
+    #[schema(max_length = 128)]
+    biz_name: Option<String>,
+    /// User who created it, the whole name.
+    #[schema(max_length = 64)]
+    creator: Option<String>,
+    /// Not created before this moment.
+    #[schema(format = DateTime)]
+    created_from: Option<String>,
+    /// Not created after this moment.
+    #[schema(format = DateTime)]
+    created_to: Option<String>,
+}
+
+/// One page of tasks.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct TaskPage {
+    /// The tasks of this page.
+    list: Vec<TaskView>,
+    /// Tasks on all pages; counted up to 10,000.
+    #[schema(example = 1)]
+    total: i64,
+    /// True, and only there, where there are more than `total`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = bool)]
+    total_is_at_least: Option<bool>,
 }
 
 /// A task.
@@ -201,7 +235,8 @@ pub(crate) struct TaskView {
 
 /// Hand in a task
 ///
-/// It is durable before the answer is sent.
+/// It is durable before the answer is sent. A `traceparent` header (W3C Trace Context) makes the task part of the
+/// caller's trace.
 #[utoipa::path(post, path = "/task/createTask", tag = "tasks", request_body = CreateTask, responses(
     (status = 200, description = "It is queued", body = Envelope<CreatedTask>),
     (status = 404, description = "No model of that name"),
@@ -213,7 +248,29 @@ pub(crate) async fn create_task(
     Acting(caller): Acting,
     notes: Notes,
     headers: HeaderMap,
+    callers_span: CallersSpan,
     Ask(ask): Ask<CreateTask>,
+) -> Answer<CreatedTask> {
+    let id = clock::task_id();
+    // A trace that begins here is named like the task.
+    let mut request = RequestSpan::begin(&api.tracer, "POST /task/createTask", callers_span, || id.0.as_u128());
+    let key = TaskKey { tenant: caller.tenant, id };
+    steps::message(&mut request.span, "send", "createTask", &ask.model_name, key);
+    steps::describe(&mut request.span, key, &ask.model_name);
+    let answer = enqueue(&api, id, &caller, &notes, &headers, ask, request.context).await;
+    request.end(&answer);
+    answer
+}
+
+/// Checks what was sent and puts it in the queue.
+async fn enqueue(
+    api: &ApiState,
+    id: TaskId,
+    caller: &Caller,
+    notes: &Notes,
+    headers: &HeaderMap,
+    ask: CreateTask,
+    trace: Option<TraceContext>,
 ) -> Answer<CreatedTask> {
     let name = text("modelName", &ask.model_name, 1, MAX_NAME)?;
     notes.model(&name);
@@ -225,21 +282,25 @@ pub(crate) async fn create_task(
         biz_name: ask.biz_name.as_deref().unwrap_or_default(),
         input_ref: ask.input_ref.as_deref().unwrap_or_default(),
         request_payload: ask.request_payload,
-        caller_headers: kept_headers(&api.config, &caller, &headers)?,
-        traceparent: headers.get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or_default(),
+        caller_headers: kept_headers(&api.config, caller, headers)?,
+        trace,
     };
-    let task = submission.check(clock::task_id(), &caller, &model)?;
+    let task = submission.check(id, caller, &model)?;
     notes.biz(&task.biz_name);
-    let (id, lane) = (task.key.id, task.lane);
+    let lane = task.lane;
     faults::pass(Point::BeforeEnqueue);
     match api.store.enqueue(task).await? {
         Enqueued::Accepted => {
             faults::pass(Point::AfterEnqueue);
+            api.metrics.created(caller.tenant, &name);
             notes.task(id);
             api.wake.send([WakeUp { lane, rewind: false }]);
             envelope::ok(CreatedTask { task_id: id.to_string() })
         }
-        Enqueued::QueueFull { limit } => Err(ApiError::queue_full(limit)),
+        Enqueued::QueueFull { limit } => {
+            api.metrics.queue_full();
+            Err(ApiError::queue_full(limit))
+        }
         Enqueued::ModelDisabled => Err(ApiError::model_disabled(&name)),
         Enqueued::ModelGone => {
             api.catalog.forget();
@@ -275,7 +336,21 @@ pub(crate) async fn get_task_result(
 pub(crate) async fn get_task_batch(
     State(api): State<ApiState>,
     Acting(caller): Acting,
-    Ask(GetTaskBatch { task_ids }): Ask<GetTaskBatch>,
+    callers_span: CallersSpan,
+    Ask(ask): Ask<GetTaskBatch>,
+) -> Answer<Batch> {
+    let mut request = RequestSpan::begin(&api.tracer, "POST /task/getTaskBatch", callers_span, clock::trace_id);
+    let answer = pick_up(&api, caller.tenant, ask, &mut request).await;
+    request.end(&answer);
+    answer
+}
+
+/// Hands results out. Asking for what was handed out before, or is not ready, begins no trace.
+async fn pick_up(
+    api: &ApiState,
+    tenant: TenantId,
+    GetTaskBatch { task_ids }: GetTaskBatch,
+    request: &mut RequestSpan,
 ) -> Answer<Batch> {
     if !(1..=MAX_BATCH).contains(&task_ids.len()) {
         return Err(ApiError::validation("taskIds", &format!("must have 1 to {MAX_BATCH} ids")));
@@ -283,34 +358,61 @@ pub(crate) async fn get_task_batch(
     let ids: HashSet<TaskId> = task_ids.iter().filter_map(|id| id.parse().ok()).collect();
     let ids: Vec<TaskId> = ids.into_iter().collect();
     let mut found = HashMap::with_capacity(ids.len());
-    for task in api.store.pick_up(caller.tenant, &ids).await? {
+    let mut handed_out = 0;
+    for task in api.store.pick_up(tenant, &ids).await? {
+        if task.state == TaskState::Succeeded {
+            handed_out += 1;
+            let key = TaskKey { tenant, id: task.id };
+            api.tracer.picked_up(key, &task.traceparent, &mut request.span);
+        }
         found.insert(task.id, ResultView::of(task, &api.storage).await);
+    }
+    api.metrics.picked_up(handed_out);
+    request.span.set("messaging.batch.message_count", handed_out as i64);
+    if handed_out == 0 && !request.continues {
+        std::mem::take(&mut request.span).forget();
     }
     faults::pass_if(!found.is_empty(), Point::AfterPickUp);
     envelope::ok(Batch::in_order(task_ids, &found))
 }
 
 /// List tasks, newest first
+///
+/// `total` is exact up to 10,000; beyond that `totalIsAtLeast` is true.
 #[utoipa::path(post, path = "/task/listTask", tag = "tasks", request_body = ListTask, responses(
-    (status = 200, description = "One page of tasks", body = Envelope<PageOf<TaskView>>),
+    (status = 200, description = "One page of tasks", body = Envelope<TaskPage>),
 ))]
 pub(crate) async fn list_task(
     State(api): State<ApiState>,
     Acting(caller): Acting,
     Ask(ask): Ask<ListTask>,
-) -> Answer<PageOf<TaskView>> {
+) -> Answer<TaskPage> {
     let page = PageAsk::check(ask.page)?;
-    let filter = TaskFilter {
-        model_name: filter("modelName", ask.model_name, MAX_NAME)?,
-        task_id: filter("taskId", ask.task_id, TASK_ID_LENGTH)?,
-        state: ask.state.map(known_state).transpose()?,
-    };
-    let found = api.store.list_tasks(caller.tenant, &filter, page).await?;
+    let found = api.store.list_tasks(caller.tenant, &ask.filter()?, page).await?;
     let mut list = Vec::with_capacity(found.list.len());
     for task in found.list {
         list.push(TaskView::of(task, &api.storage).await);
     }
-    envelope::page(list, found.total)
+    envelope::ok(TaskPage { list, total: found.total, total_is_at_least: found.total_is_at_least.then_some(true) })
+}
+
+impl ListTask {
+    fn filter(self) -> Result<TaskFilter, ApiError> {
+        let created_from = moment("createdFrom", self.created_from)?;
+        let created_to = moment("createdTo", self.created_to)?;
+        if created_from.zip(created_to).is_some_and(|(from, to)| to < from) {
+            return Err(ApiError::validation("createdTo", "must not be before createdFrom"));
+        }
+        Ok(TaskFilter {
+            model_name: filter("modelName", self.model_name, MAX_NAME)?,
+            task_id: filter("taskId", self.task_id, TASK_ID_LENGTH)?,
+            state: self.state.map(known_state).transpose()?,
+            biz_name: filter("bizName", self.biz_name, MAX_BIZ_NAME)?,
+            creator: filter("creator", self.creator, MAX_USER)?,
+            created_from,
+            created_to,
+        })
+    }
 }
 
 fn known_state(number: i64) -> Result<TaskState, ApiError> {

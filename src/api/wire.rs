@@ -75,6 +75,17 @@ pub(crate) fn filter(field: &'static str, value: Option<String>, most: usize) ->
     }
 }
 
+/// A moment to filter by, checked: an empty text filters nothing.
+///
+/// # Errors
+/// Where it is not RFC 3339.
+pub(crate) fn moment(field: &'static str, written: Option<String>) -> Result<Option<DateTime<Utc>>, ApiError> {
+    let Some(written) = written.filter(|written| !written.is_empty()) else { return Ok(None) };
+    let moment = DateTime::parse_from_rfc3339(&written)
+        .map_err(|_| ApiError::validation(field, "must be a time as RFC 3339 writes it: 2026-11-22T03:04:05Z"))?;
+    Ok(Some(moment.to_utc()))
+}
+
 /// Stored JSON text as JSON, to the letter. What is no JSON (which the database would not have
 /// taken) shows as null.
 pub(crate) fn raw_json(text: Option<String>) -> Option<Box<RawValue>> {
@@ -205,6 +216,18 @@ mod tests {
             assert!(format!("{error:?}").contains(field), "{json}");
         }
         assert_eq!(page(r#"{"pageNum":9223372036854775807,"pageSize":1000}"#), Ok((i64::MAX, 1000)));
+    }
+
+    #[test]
+    fn a_moment_is_read_in_any_zone_and_nothing_else_is() {
+        let read = |written: &str| moment("createdFrom", Some(written.to_owned()));
+        let at = Utc.with_ymd_and_hms(2026, 11, 22, 3, 4, 5).unwrap();
+        assert_eq!(read("2026-11-22T03:04:05Z"), Ok(Some(at)));
+        assert_eq!(read("2026-11-22T11:04:05.000+08:00"), Ok(Some(at)));
+        assert_eq!(read(""), Ok(None));
+        for other in ["2026-11-22", "yesterday", "1763780645", "2026-02-30T00:00:00Z"] {
+            assert!(read(other).is_err(), "{other}");
+        }
     }
 
     #[test]

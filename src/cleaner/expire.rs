@@ -9,6 +9,7 @@ use crate::{
     task::{
         Waiting,
         lifecycle::{self, Transition},
+        trace::trace_id,
     },
 };
 
@@ -36,9 +37,12 @@ async fn fail(
     let transitions: Vec<Transition> =
         waiting.iter().map(|task| lifecycle::dropped_from_queue(task, message(task))).collect();
     // Whoever was claimed or moved meanwhile is stale and simply goes on.
-    let applied = cleaner.store.apply_all(&transitions).await?;
+    let model_names = waiting.iter().map(|task| task.model_name.as_str());
+    let applied = cleaner.apply(&transitions, model_names).await?;
     for (task, _) in waiting.iter().zip(applied).filter(|(_, applied)| *applied == lifecycle::Applied::Done) {
+        cleaner.tracer.dropped(task);
         info!(task_id = %task.key.id, tenant_id = %task.key.tenant, model_name = task.model_name,
+            trace_id = trace_id(&task.traceparent),
             attempt = task.attempt.0, "failed without a run: {}", message(task));
     }
     Ok(swept(transitions.len()))

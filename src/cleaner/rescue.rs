@@ -12,6 +12,7 @@ use crate::{
     task::{
         Abandoned,
         lifecycle::{self, Applied, Phase, Transition},
+        trace::trace_id,
     },
     wake::WakeUp,
 };
@@ -35,12 +36,14 @@ pub(super) async fn tick(cleaner: &Cleaner) -> Result<Swept, StoreError> {
         .map(|task| lifecycle::lease_lost(task, cleaner.max_lost, lost_call(task, cleaner.stat_zone)))
         .collect();
     faults::pass_if(!abandoned.is_empty(), Point::DuringReaping);
-    let applied = cleaner.store.apply_all(&transitions).await?;
+    let model_names = abandoned.iter().map(|task| task.model_name.as_str());
+    let applied = cleaner.apply(&transitions, model_names).await?;
     faults::pass_if(!abandoned.is_empty(), Point::AfterReaping);
     for ((task, transition), _) in abandoned.iter().zip(&transitions).zip(applied).filter(|(_, a)| *a == Applied::Done)
     {
+        cleaner.tracer.lost(task);
         warn!(task_id = %task.key.id, tenant_id = %task.key.tenant, model_name = task.model_name,
-            attempt = task.attempt.0, state = transition.to().number(), "an attempt was lost with its worker");
+            attempt = task.attempt.0, trace_id = trace_id(&task.traceparent), state = transition.to().number(), "an attempt was lost with its worker");
     }
     let rewound = transitions.iter().filter(|transition| transition.rewinds_lane());
     cleaner.wake.send(rewound.map(|transition| WakeUp { lane: transition.lane(), rewind: true }));

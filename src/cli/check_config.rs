@@ -23,11 +23,13 @@ pub(super) fn run(file: Option<&Path>) -> anyhow::Result<()> {
 /// A line for each key: `worker.concurrency: 64  # default: 256`.
 fn settings(raw: &RawConfig) -> Result<String, std::fmt::Error> {
     let mut text = String::new();
-    for ((path, value), key) in keys::settings(raw).iter().zip(keys::all()) {
-        write!(text, "{path}: {}", keys::shown(path, value))?;
-        match *value == key.default {
-            true => writeln!(text)?,
-            false => writeln!(text, "  # default: {}", key.default)?,
+    let known = keys::all();
+    for (path, value) in keys::settings(raw) {
+        write!(text, "{path}: {}", keys::shown(&path, &value))?;
+        match known.iter().find(|key| key.path == path) {
+            Some(key) if key.default != value => writeln!(text, "  # default: {}", key.default)?,
+            // Plans are named by whoever writes them, and have no defaults.
+            Some(_) | None => writeln!(text)?,
         }
     }
     Ok(text)

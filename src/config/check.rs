@@ -1,11 +1,14 @@
 //! From the configuration as written to the configuration as used: every value is parsed and held
 //! against what is accepted, and an error names key, value and what is accepted.
 
+mod consul;
 mod egress;
 mod jwt;
+mod maintenance;
 mod monitor;
 mod oss;
 mod server;
+mod telemetry;
 
 use std::{
     net::SocketAddr,
@@ -24,9 +27,9 @@ use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use url::Url;
 
 use super::{
-    Auth, Cleaner, Config, ConfigError, Database, Log, LogFormat, Oss, OssKind, Redis, Worker,
+    Auth, Cleaner, Config, ConfigError, Database, Log, LogFormat, MetricsPage, Oss, OssKind, Redis, Worker,
     keys::{missing, nearest, refuse},
-    raw::{RawAuth, RawCleaner, RawConfig, RawDatabase, RawLog, RawRedis, RawSecrets, RawWorker},
+    raw::{RawAuth, RawCleaner, RawConfig, RawDatabase, RawLog, RawMetrics, RawRedis, RawSecrets, RawWorker},
 };
 use crate::secrets::Vault;
 
@@ -49,7 +52,8 @@ pub fn check(raw: &RawConfig) -> Result<Config, ConfigError> {
     let auth = auth(&raw.auth, server.address)?;
     let worker = worker(&raw.worker)?;
     let vault = vault(&raw.secrets)?;
-    let oss = oss::check(&raw.oss, &vault)?;
+    let consul = consul::check(&raw.consul)?;
+    let oss = oss::check(&raw.oss, &vault, consul.is_some())?;
     folders_apart(&worker, &oss)?;
     let database = database(&raw.database)?;
     let egress = egress::check(&raw.egress, &database)?;
@@ -64,9 +68,14 @@ pub fn check(raw: &RawConfig) -> Result<Config, ConfigError> {
         vault,
         worker,
         cleaner: cleaner(&raw.cleaner)?,
+        maintenance: maintenance::check(&raw.maintenance)?,
+        plans: maintenance::plans(raw)?,
         oss,
-        stat_zone: zone(&raw.stat.timezone)?,
+        stat_zone: zone("stat.timezone", &raw.stat.timezone)?,
         log: log(&raw.log)?,
+        metrics: metrics(&raw.metrics)?,
+        telemetry: telemetry::check(&raw.telemetry)?,
+        consul,
     })
 }
 
@@ -184,13 +193,13 @@ fn folders_apart(worker: &Worker, oss: &Oss) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn zone(name: &str) -> Result<Tz, ConfigError> {
+fn zone(key: &str, name: &str) -> Result<Tz, ConfigError> {
     name.parse().map_err(|_| {
         let accepted = match nearest(name, chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name())) {
             Some(near) => format!("an IANA time zone; did you mean {near}?"),
             None => "an IANA time zone, such as UTC or Asia/Shanghai".to_owned(),
         };
-        refuse("stat.timezone", name, &accepted)
+        refuse(key, name, &accepted)
     })
 }
 
@@ -207,9 +216,16 @@ fn log(raw: &RawLog) -> Result<Log, ConfigError> {
     Ok(Log { format, level: raw.level.clone() })
 }
 
+fn metrics(raw: &RawMetrics) -> Result<MetricsPage, ConfigError> {
+    Ok(MetricsPage {
+        token: optional("metrics.token", &raw.token, header_text)?,
+        top_lanes: integer("metrics.topLanes", raw.top_lanes, 0..=1000)?,
+    })
+}
+
 /// The filter's own parser takes a misspelt level for the name of a part, and would then log
 /// nothing else.
-fn is_filter(directives: &str) -> bool {
+pub(crate) fn is_filter(directives: &str) -> bool {
     let is_level = |text: &str| !text.trim().is_empty() && text.trim().parse::<LevelFilter>().is_ok();
     let is_directive = |text: &str| is_level(text.rsplit_once('=').map_or(text, |(_, level)| level));
     directives.split(',').all(is_directive) && EnvFilter::try_new(directives).is_ok()

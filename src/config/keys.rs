@@ -1,27 +1,33 @@
 //! The names of all keys, which of their values may be shown, and which key a typo meant.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 use url::Url;
 
 use super::{ConfigError, raw::RawConfig};
+use crate::tenant::TERMS;
 
 /// What stands for a secret.
 const MASK: &str = "****";
 
 /// Values that are never shown.
-const SECRET: [&str; 8] = [
+const SECRET: [&str; 11] = [
     "auth.gatewaySecret",
     "auth.jwt.secret",
+    "metrics.token",
     "secrets.key",
     "secrets.previousKeys",
     "oss.accessKey",
     "oss.secretKey",
+    "telemetry.otlpHeaders",
+    "consul.token",
     "monitor.email.password",
     "monitor.webhook.secret",
 ];
 
 /// Values that are shown without the password they may carry.
-const URLS: [&str; 8] = [
+const URLS: [&str; 10] = [
     "auth.jwt.jwksUrl",
     "database.url",
     "redis.url",
@@ -29,8 +35,13 @@ const URLS: [&str; 8] = [
     "oss.url",
     "oss.endpoint",
     "oss.publicUrl",
+    "telemetry.otlpEndpoint",
+    "consul.address",
     "monitor.webhook.url",
 ];
+
+/// The section whose sections are named by whoever writes the file.
+const PLANS: &str = "tenants.plans";
 
 /// Most characters of a value that are shown.
 const MAX_SHOWN: usize = 120;
@@ -50,6 +61,31 @@ pub struct Key {
 /// Every key, by section, each section in alphabetical order.
 pub fn all() -> Vec<Key> {
     settings(&RawConfig::default()).into_iter().map(|(path, default)| Key { path, default }).collect()
+}
+
+/// The keys of plans of those names.
+pub(super) fn of_plans(names: BTreeSet<String>) -> impl Iterator<Item = Key> {
+    let key = |name: &str, term: &str| Key { path: format!("{PLANS}.{name}.{term}"), default: Value::from(0) };
+    names.into_iter().flat_map(move |name| TERMS.map(|term| key(&name, term.name)))
+}
+
+/// The names of the plans that a file has.
+pub(super) fn plans_in(tree: &Map<String, Value>) -> BTreeSet<String> {
+    let plans = PLANS.split('.').try_fold(None::<&Map<String, Value>>, |section, name| {
+        Some(Some(section.unwrap_or(tree).get(name)?.as_object()?))
+    });
+    plans.flatten().into_iter().flat_map(|plans| plans.keys().cloned()).collect()
+}
+
+/// The name of the plan that a path leads into.
+pub(super) fn plan_of(path: &str) -> Option<&str> {
+    let (name, _) = path.strip_prefix(PLANS)?.strip_prefix('.')?.split_once('.')?;
+    Some(name).filter(|name| !name.is_empty())
+}
+
+/// True for sections that may be empty, since what is in them is named by whoever writes the file.
+pub(super) fn may_be_empty(section: &str) -> bool {
+    PLANS.strip_prefix(section).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// Every key with its value.

@@ -6,7 +6,7 @@
 //! for a service of that name.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -41,7 +41,10 @@ pub fn load(file: Option<&Path>, env: impl Iterator<Item = (String, String)>) ->
 /// # Errors
 /// A file that cannot be read, an unknown key, or a value of the wrong type.
 pub fn read(file: Option<&Path>, env: impl Iterator<Item = (String, String)>) -> Result<RawConfig, ConfigError> {
-    let known = keys::all();
+    let mut known = keys::all();
+    let env: Vec<(String, String)> = env.filter(|(name, _)| is_ours(name)).collect();
+    let mut plans: BTreeSet<String> =
+        env.iter().filter_map(|(name, _)| keys::plan_of(&plain(&name[PREFIX.len()..])).map(str::to_owned)).collect();
     let mut layers = config::Config::builder();
     if let Some(path) = found(file) {
         let text = fs::read_to_string(&path).map_err(|error| ConfigError {
@@ -54,8 +57,12 @@ pub fn read(file: Option<&Path>, env: impl Iterator<Item = (String, String)>) ->
             key: path.display().to_string(),
             message: format!("is not a YAML file of sections and keys: {}", one_line(&error)),
         })?;
+        if let Ok(tree) = layer.clone().try_deserialize() {
+            plans.extend(keys::plans_in(&tree));
+        }
         layers = layers.add_source(layer);
     }
+    known.extend(keys::of_plans(plans));
     let unusable = |error: config::ConfigError| ConfigError { key: "environment".into(), message: one_line(&error) };
     for (path, value) in overrides(&known, env)? {
         layers = layers.set_override(path, value).map_err(unusable)?;
@@ -86,16 +93,9 @@ pub fn variable(path: &str) -> String {
 }
 
 /// What the environment says, by key.
-fn overrides(
-    known: &[Key],
-    env: impl Iterator<Item = (String, String)>,
-) -> Result<BTreeMap<String, config::Value>, ConfigError> {
+fn overrides(known: &[Key], env: Vec<(String, String)>) -> Result<BTreeMap<String, config::Value>, ConfigError> {
     let mut found: BTreeMap<String, config::Value> = BTreeMap::new();
     for (name, value) in env {
-        let ours = name.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX));
-        if !ours {
-            continue;
-        }
         let (key, from_file) = key_of(known, &name)?;
         let value = if from_file { content_of(&name, &value)? } else { value };
         if found.insert(key.path.clone(), of_the_type(&key.default, value)).is_some() {
@@ -104,6 +104,10 @@ fn overrides(
         }
     }
     Ok(found)
+}
+
+fn is_ours(variable: &str) -> bool {
+    variable.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
 }
 
 /// The key a variable means, and whether its value is the name of a file.
@@ -145,6 +149,7 @@ fn content_of(name: &str, path: &str) -> Result<String, ConfigError> {
 /// refused with the file's mistakes.
 fn of_the_type(default: &Value, text: String) -> config::Value {
     match default {
+        Value::Number(share) if share.is_f64() => text.trim().parse::<f64>().map_or_else(|_| text.into(), Into::into),
         Value::Number(_) => text.trim().parse::<i64>().map_or_else(|_| text.into(), Into::into),
         Value::Bool(_) => text.trim().to_lowercase().parse::<bool>().map_or_else(|_| text.into(), Into::into),
         // A list is written as JSON there.
@@ -161,7 +166,7 @@ fn only_known(known: &[Key], section: &str, tree: Map<String, Value>) -> Result<
         let is_key = known.iter().any(|key| key.path == path);
         let inside: Vec<&str> = known.iter().filter_map(|key| key.path.strip_prefix(&format!("{path}."))).collect();
         let value = match value {
-            _ if !is_key && inside.is_empty() => return Err(unknown(known, &path)),
+            _ if !is_key && inside.is_empty() && !keys::may_be_empty(&path) => return Err(unknown(known, &path)),
             Value::Null => continue,
             value if is_key => value,
             Value::Object(keys) => Value::Object(only_known(known, &path, keys)?),
@@ -344,6 +349,36 @@ mod tests {
             refused("redis:\n  zzzzzz: 9\n", &[]),
             "redis.zzzzzz: unknown key; accepted: redis.keyPrefix, redis.url"
         );
+    }
+
+    #[test]
+    fn plans_are_named_in_the_file_and_in_the_environment() {
+        let yaml = "tenants:\n  plans:\n    gold:\n      keepResults: 7\n      maxConcurrency: 3\n    new:\n";
+        let env = [
+            ("MODEL_ASYNCH__TENANTS__PLANS__GOLD__KEEP_RESULTS", "8"),
+            ("MODEL_ASYNCH__TENANTS__PLANS__FREE__REQUESTS_PER_SECOND", "1"),
+        ];
+        let plans = from(yaml, &env).unwrap().tenants.plans;
+        assert_eq!((plans["gold"].keep_results, plans["gold"].max_concurrency), (Some(8), Some(3)));
+        assert_eq!((plans["free"].requests_per_second, plans.len()), (Some(1), 2));
+        assert!(from("tenants:\n  plans: {}\n", &[]).unwrap().tenants.plans.is_empty());
+        for (yaml, message) in [
+            (
+                "tenants:\n  plans:\n    gold:\n      keepResult: 7\n",
+                "tenants.plans.gold.keepResult: unknown key; did you mean tenants.plans.gold.keepResults?",
+            ),
+            (
+                "tenants:\n  plans:\n    gold:\n      keepResults: many\n",
+                "tenants.plans.gold.keepResults: \"many\" cannot be used; accepted: a whole number",
+            ),
+            (
+                "tenants:\n  plans:\n    gold: 7\n",
+                "tenants.plans.gold: is a section, not a value; its keys are requestsPerSecond, maxConcurrency, \
+                 keepResults, opLogDays",
+            ),
+        ] {
+            assert_eq!(refused(yaml, &[]), message);
+        }
     }
 
     #[test]

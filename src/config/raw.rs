@@ -4,6 +4,8 @@
 //! Keys that end in `Seconds` or `Bytes` are whole numbers; other durations are texts with a unit
 //! such as `500ms`, `5s` or `24h`. An empty text means "not set".
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -29,6 +31,10 @@ pub struct RawConfig {
     pub worker: RawWorker,
     /// Keeping the table tidy.
     pub cleaner: RawCleaner,
+    /// Jobs on a schedule.
+    pub maintenance: RawMaintenance,
+    /// What tenants may use up.
+    pub tenants: RawTenants,
     /// Where results are stored.
     pub oss: RawOss,
     /// Statistics.
@@ -37,6 +43,12 @@ pub struct RawConfig {
     pub monitor: RawMonitor,
     /// Logging.
     pub log: RawLog,
+    /// The page of metrics.
+    pub metrics: RawMetrics,
+    /// Traces.
+    pub telemetry: RawTelemetry,
+    /// How this node is found, and how it finds others.
+    pub consul: RawConsul,
 }
 
 /// `server`
@@ -211,6 +223,60 @@ pub struct RawCleaner {
     pub unclaimed_seconds: i64,
 }
 
+/// `maintenance`
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RawMaintenance {
+    /// False: this node runs no jobs; another one must. Default true.
+    pub enabled: bool,
+    /// The job `retention`.
+    pub retention: RawRetention,
+}
+
+/// `maintenance.retention`
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RawRetention {
+    /// When it runs, a cron expression (`minute hour day month weekday`, or `@daily` and the like), or
+    /// `off`: only when it is asked for. Default `0 3 * * *`.
+    pub schedule: String,
+    /// Where the schedule is read: a name of the IANA time zone database. Default `UTC`.
+    pub timezone: String,
+    /// Days for which the operation log is kept, 0 to 36500; 0: for ever. Default 90.
+    pub op_log_days: i64,
+    /// Days for which the runs of jobs are listed, 0 to 36500; 0: for ever. Default 90.
+    pub run_days: i64,
+    /// Results kept for each model of a tenant that has settings, 0 to 2147483647; the oldest go first.
+    /// 0: all, until their time is over. Default 20000.
+    pub keep_results: i64,
+}
+
+/// `tenants`
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RawTenants {
+    /// Plans that tenants can be put on, by name. Default: none.
+    pub plans: BTreeMap<String, RawPlan>,
+}
+
+/// `tenants.plans.<name>`: what is absent is as for tenants without a plan; 0: no limit.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RawPlan {
+    /// Requests per second on each node, 0 to 1000000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests_per_second: Option<i64>,
+    /// Calls running at once over all models and nodes, 0 to 1000000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_concurrency: Option<i64>,
+    /// Results kept for each model, 0 to 2147483647.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_results: Option<i64>,
+    /// Days for which the operation log is kept, 0 to 36500.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub op_log_days: Option<i64>,
+}
+
 /// `oss`
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -220,7 +286,8 @@ pub struct RawOss {
     pub kind: String,
     /// Kind `fs`: the folder; several nodes share it. Default `data/oss`.
     pub path: String,
-    /// Kind `http`: where files are posted, an absolute http(s) URL. Required there.
+    /// Kind `http`: where files are posted, an absolute http(s) URL, or `consul://service/path` (with
+    /// TLS `consul+https://`). Required there.
     pub url: String,
     /// Kind `http`: JSON pointer to the file's URL in the answer, such as `/data/link`. Default
     /// empty: the usual places.
@@ -321,6 +388,50 @@ pub struct RawLog {
     pub level: String,
 }
 
+/// `metrics`
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RawMetrics {
+    /// What Prometheus must send as `Authorization: Bearer` to read `/metrics`: visible ASCII. Default
+    /// empty: whoever is an admin by `auth.mode` may read it.
+    pub token: String,
+    /// Lanes (a tenant's queue for a model) that `/metrics` shows by name, the longest first; the rest is
+    /// one. 0 to 1000. Default 50.
+    pub top_lanes: i64,
+}
+
+/// `telemetry`
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RawTelemetry {
+    /// Where traces are sent by OTLP over HTTP (protobuf): the base URL of a collector, such as
+    /// `http://jaeger:4318`, or its URL that ends in `/v1/traces`. Default empty: nothing is traced.
+    pub otlp_endpoint: String,
+    /// Headers that the collector wants: `Key:Value,Key2:Value2`. Default empty.
+    pub otlp_headers: String,
+    /// What this service is called there. Default `model-asynch`.
+    pub service_name: String,
+    /// Share of the traces that are recorded, 0.0 to 1.0; a caller that sends a `traceparent` decides
+    /// for itself. Default 1.0.
+    pub sample_ratio: f64,
+}
+
+/// `consul`
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RawConsul {
+    /// The Consul agent: `http://127.0.0.1:8500`, as a rule on this machine. Default empty: there is
+    /// none.
+    pub address: String,
+    /// Token for it. Default empty.
+    pub token: String,
+    /// What this node is registered as, 1 to 64 letters, digits and hyphens. Default `model-asynch`.
+    pub service_name: String,
+    /// Where callers, and the agent's check, reach this node: a host, or `host:port`. Default empty:
+    /// `server.address`, or the agent's own host where that is every address of this machine.
+    pub service_address: String,
+}
+
 impl Default for RawServer {
     fn default() -> RawServer {
         RawServer {
@@ -409,6 +520,24 @@ impl Default for RawCleaner {
     }
 }
 
+impl Default for RawMaintenance {
+    fn default() -> RawMaintenance {
+        RawMaintenance { enabled: true, retention: RawRetention::default() }
+    }
+}
+
+impl Default for RawRetention {
+    fn default() -> RawRetention {
+        RawRetention {
+            schedule: "0 3 * * *".into(),
+            timezone: "UTC".into(),
+            op_log_days: 90,
+            run_days: 90,
+            keep_results: 20_000,
+        }
+    }
+}
+
 impl Default for RawOss {
     fn default() -> RawOss {
         RawOss {
@@ -468,5 +597,33 @@ impl Default for RawEmail {
 impl Default for RawLog {
     fn default() -> RawLog {
         RawLog { format: "auto".into(), level: "info".into() }
+    }
+}
+
+impl Default for RawMetrics {
+    fn default() -> RawMetrics {
+        RawMetrics { token: String::new(), top_lanes: 50 }
+    }
+}
+
+impl Default for RawTelemetry {
+    fn default() -> RawTelemetry {
+        RawTelemetry {
+            otlp_endpoint: String::new(),
+            otlp_headers: String::new(),
+            service_name: "model-asynch".into(),
+            sample_ratio: 1.0,
+        }
+    }
+}
+
+impl Default for RawConsul {
+    fn default() -> RawConsul {
+        RawConsul {
+            address: String::new(),
+            token: String::new(),
+            service_name: "model-asynch".into(),
+            service_address: String::new(),
+        }
     }
 }

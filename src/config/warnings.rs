@@ -77,8 +77,20 @@ impl Config {
             "cleaner.enabled is false with an embedded database: no retry will become due and nothing be purged",
         );
         warn(
+            !postgres && !self.maintenance.enabled,
+            "maintenance.enabled is false with an embedded database: nobody deletes old rows of the operation log",
+        );
+        warn(
             matches!(self.oss.kind, OssKind::Http { .. }) && self.oss.delete_on_purge,
             "oss.deleteOnPurge is true with oss.kind http: a file service cannot be asked to delete",
+        );
+        warn(
+            self.consul
+                .as_ref()
+                .is_some_and(|consul| consul.service_address.is_none() && !is_loopback(&consul.address))
+                && (loopback || self.server.address.ip().is_unspecified()),
+            "consul.serviceAddress is not set, consul.address is on another machine, and server.address is none that it \
+             could reach: this node's check will fail",
         );
         warn(
             !self.monitor.rules.is_empty() && self.monitor.email.is_none() && self.monitor.webhook.is_none(),
@@ -158,6 +170,19 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_consul_cannot_check_is_warned_of() {
+        let far = |raw: &mut RawConfig| {
+            production(raw);
+            raw.consul.address = "http://consul.lan:8500".into();
+        };
+        warned(&["consul.serviceAddress is not set"], far);
+        warned(&[], |raw| {
+            far(raw);
+            raw.consul.service_address = "node-1.lan".into();
+        });
+    }
+
+    #[test]
     fn a_gateway_without_secret_is_warned_of() {
         warned(&["auth.gatewaySecret is not set"], |raw| {
             production(raw);
@@ -221,6 +246,11 @@ mod tests {
             production(raw);
             raw.oss.kind = "fs".into();
         });
+    }
+
+    #[test]
+    fn an_embedded_database_without_maintenance_is_warned_of() {
+        warned(&["maintenance.enabled is false"], |raw| raw.maintenance.enabled = false);
     }
 
     #[test]

@@ -1,7 +1,7 @@
--- Drops the expired leases of a lane (and of its model, where that has a limit of its own), then adds
--- as many as fit, and answers how many.
---   KEYS  the lane's set[, the model's set]
---   ARGV  life in ms, epoch, first sequence number, wanted, the lane's limit[, the model's limit]
+-- Drops the expired leases of a lane (and of its model and its tenant, where these have limits of
+-- their own), then adds as many as fit, and answers how many.
+--   KEYS  the lane's set[, the model's set][, the tenant's set]
+--   ARGV  life in ms, epoch, first sequence number, wanted, and the limit of each set
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local life, epoch, first = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])

@@ -9,10 +9,10 @@ use std::{
 
 use crate::{
     permits::Ask,
-    task::{Lane, ModelId},
+    task::{Lane, ModelId, TenantId},
 };
 
-/// A counter per lane and per model.
+/// A counter per lane, per model and per tenant.
 #[derive(Clone, Default)]
 pub struct InProcessPermits {
     counters: Arc<Mutex<Counters>>,
@@ -23,6 +23,7 @@ pub struct InProcessPermits {
 struct Counters {
     lanes: HashMap<Lane, u32>,
     models: HashMap<ModelId, u32>,
+    tenants: HashMap<TenantId, u32>,
 }
 
 /// One permit of a lane; dropping it counts it back.
@@ -32,6 +33,10 @@ pub(super) struct InProcessPermit {
 }
 
 impl InProcessPermits {
+    pub(super) fn held(&self) -> usize {
+        locked(&self.counters).lanes.values().map(|count| *count as usize).sum()
+    }
+
     pub(super) fn try_acquire(&self, asks: &[Ask]) -> Vec<Vec<InProcessPermit>> {
         let mut counters = locked(&self.counters);
         asks.iter()
@@ -48,13 +53,16 @@ impl Counters {
     fn take(&mut self, ask: &Ask) -> u32 {
         let in_lane = self.lanes.get(&ask.lane).copied().unwrap_or(0);
         let in_model = self.models.get(&ask.lane.model).copied().unwrap_or(0);
+        let of_tenant = self.tenants.get(&ask.lane.tenant).copied().unwrap_or(0);
         let room_in_lane = ask.limit.saturating_sub(in_lane);
         let room_in_model = ask.total.map_or(u32::MAX, |total| total.saturating_sub(in_model));
-        let granted = ask.want.min(room_in_lane).min(room_in_model);
+        let room_of_tenant = ask.cap.map_or(u32::MAX, |cap| cap.saturating_sub(of_tenant));
+        let granted = ask.want.min(room_in_lane).min(room_in_model).min(room_of_tenant);
         if granted > 0 {
             self.lanes.insert(ask.lane, in_lane + granted);
-            // Counted with or without a total limit, so that one set later is exact from the start.
+            // Counted with or without these limits, so that one set later is exact from the start.
             self.models.insert(ask.lane.model, in_model + granted);
+            self.tenants.insert(ask.lane.tenant, of_tenant + granted);
         }
         granted
     }
@@ -62,6 +70,7 @@ impl Counters {
     fn give_back(&mut self, lane: Lane) {
         decrement(&mut self.lanes, &lane);
         decrement(&mut self.models, &lane.model);
+        decrement(&mut self.tenants, &lane.tenant);
     }
 }
 
@@ -94,16 +103,15 @@ fn decrement<K: Eq + Hash>(counts: &mut HashMap<K, u32>, key: &K) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::TenantId;
 
     #[test]
     fn a_lane_without_permits_out_takes_no_memory() {
         let gate = InProcessPermits::default();
         let lane = Lane { model: ModelId(1), tenant: TenantId(2) };
-        let granted = gate.try_acquire(&[Ask { lane, limit: 3, total: Some(5), want: 9 }]);
+        let granted = gate.try_acquire(&[Ask { lane, limit: 3, total: Some(5), cap: Some(4), want: 9 }]);
         assert_eq!(granted[0].len(), 3);
         drop(granted);
         let counters = locked(&gate.counters);
-        assert!(counters.lanes.is_empty() && counters.models.is_empty());
+        assert!(counters.lanes.is_empty() && counters.models.is_empty() && counters.tenants.is_empty());
     }
 }

@@ -1,7 +1,9 @@
 //! Permits kept in Redis: `sem:{model}:tenant` is a sorted set of leases, added to only in Lua.
 //!
 //! A member is this process' epoch and a sequence number, its score the expiry on Redis' clock. The
-//! braces are a hash tag: the sets of a model's lanes and of the model itself share a cluster slot.
+//! braces are a hash tag: the sets of a model's lanes and of the model itself share a cluster slot. The
+//! set of a tenant that is limited over all models, `sem:tenant:{tenant}`, cannot share one with all of
+//! them, so such limits want a Redis that is no cluster.
 //!
 //! This node's side knows every permit that is out, whether or not Redis could be told of it. That
 //! is what makes the gate heal: all of them are added again three times in a permit's life, and all
@@ -96,6 +98,8 @@ struct Place {
     lane: Lane,
     /// In the model's set too, because the model has a `totalConcurrency`.
     in_total: bool,
+    /// In the tenant's set too, because the tenant has a limit over all models.
+    in_cap: bool,
 }
 
 /// Members that Redis may or may not have added. Given back when dropped, so that neither an error
@@ -169,6 +173,14 @@ impl RedisPermits {
         }
         // Whatever is not back by then expires by itself.
         timeout(DRAIN_FOR, self.drain()).await.ok();
+    }
+
+    pub(super) fn held(&self) -> usize {
+        self.gate.state().live.len()
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.gate.is_open()
     }
 
     pub(super) async fn ping(&self) -> Result<(), String> {
@@ -368,7 +380,7 @@ impl Gate {
 
 impl Place {
     fn of(ask: &Ask) -> Place {
-        Place { lane: ask.lane, in_total: ask.total.is_some() }
+        Place { lane: ask.lane, in_total: ask.total.is_some(), in_cap: ask.cap.is_some() }
     }
 }
 
@@ -422,12 +434,18 @@ impl fmt::Debug for RedisPermit {
 }
 
 impl Keys {
-    /// The lane's set, and the model's where it counts.
+    /// The lane's set, and the model's and the tenant's where they count.
     fn of(&self, place: Place) -> Vec<String> {
         let Lane { model, tenant } = place.lane;
         let total = format!("{}sem:{{{model}}}", self.prefix);
-        let lane = format!("{total}:{tenant}");
-        if place.in_total { vec![lane, total] } else { vec![lane] }
+        let mut keys = vec![format!("{total}:{tenant}")];
+        if place.in_total {
+            keys.push(total);
+        }
+        if place.in_cap {
+            keys.push(format!("{}sem:tenant:{{{tenant}}}", self.prefix));
+        }
+        keys
     }
 
     fn ttl_ms(&self) -> u64 {
@@ -438,7 +456,7 @@ impl Keys {
         let keys = self.of(offer.place);
         calls.cmd("EVALSHA").arg(script.get_hash()).arg(keys.len()).arg(keys);
         calls.arg(self.ttl_ms()).arg(&self.epoch).arg(offer.seqs.start).arg(offer.seqs.end - offer.seqs.start);
-        calls.arg(ask.limit).arg(ask.total);
+        calls.arg(ask.limit).arg(ask.total).arg(ask.cap);
     }
 
     fn add_renewals(&self, calls: &mut Pipeline, script: &Script, batch: &[(u64, Place)]) {

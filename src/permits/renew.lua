@@ -1,6 +1,6 @@
 -- Adds leases of a lane again, whether or not they are still there, so that a gate that lost its
 -- memory gets it back from the holders.
---   KEYS  the lane's set[, the model's set]
+--   KEYS  the lane's set[, the model's set][, the tenant's set]
 --   ARGV  life in ms, epoch, sequence numbers
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

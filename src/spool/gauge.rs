@@ -14,11 +14,14 @@ use std::{
 use tracing::{info, warn};
 
 use super::{PART, Spool, blocking};
-use crate::clock;
+use crate::{clock, metrics::SpoolMeter};
 
 /// Time between looks: with a thousand results of a mebibyte a second, this is the gibibyte that
 /// the disk must have to spare.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Looks for room between two looks at what the spool holds.
+const LOOKS_PER_SHOW: usize = 10;
 
 /// Written after a result could not be, to see whether the disk takes it again.
 const PROBE: &[u8] = &[0; 64 * 1024];
@@ -37,6 +40,7 @@ pub struct Limits {
 pub struct Gauge {
     folder: PathBuf,
     limits: Limits,
+    meter: SpoolMeter,
     state: Arc<State>,
 }
 
@@ -48,9 +52,9 @@ struct State {
 }
 
 impl Gauge {
-    /// The gauge of that spool; full only once it has looked.
-    pub fn new(spool: &Spool, limits: Limits) -> Gauge {
-        Gauge { folder: spool.inner.folder.clone(), limits, state: Arc::default() }
+    /// The gauge of that spool, shown on that meter; full only once it has looked.
+    pub fn new(spool: &Spool, limits: Limits, meter: SpoolMeter) -> Gauge {
+        Gauge { folder: spool.inner.folder.clone(), limits, meter, state: Arc::default() }
     }
 
     /// No more results, please.
@@ -69,8 +73,20 @@ impl Gauge {
     /// Looks for ever.
     pub async fn run(&self) {
         loop {
-            self.look().await;
-            tokio::time::sleep(LOOK_EVERY).await;
+            self.show().await;
+            for _ in 0..LOOKS_PER_SHOW {
+                self.look().await;
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        }
+    }
+
+    /// Shows what it holds. Adding that up takes a look at each file, of which there may be thousands
+    /// while storage is away.
+    async fn show(&self) {
+        let folder = self.folder.clone();
+        if let Ok(bytes) = blocking(move || held(&folder)).await {
+            self.meter.holds(bytes);
         }
     }
 
@@ -82,6 +98,7 @@ impl Gauge {
         // Tried again at the next look: one that failed leaves no other trace.
         self.state.failed.fetch_or(failed && reason.is_some(), Ordering::AcqRel);
         let was_full = self.state.full.swap(reason.is_some(), Ordering::AcqRel);
+        self.meter.is_full(reason.is_some());
         match reason {
             Some(reason) if !was_full => warn!(reason, "no more tasks are claimed until the spool has room"),
             None if was_full => info!("the spool has room again"),
@@ -124,13 +141,18 @@ fn held(folder: &Path) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Metrics;
+
+    fn meter() -> SpoolMeter {
+        Metrics::new(0).unwrap().spool()
+    }
 
     #[tokio::test]
     async fn the_gauge_shows_full_at_each_limit_and_recovers() {
         let dir = tempfile::tempdir().unwrap();
         let spool = Spool::open(dir.path()).unwrap();
         for limits in [Limits { most_bytes: 10, min_free: 0 }, Limits { most_bytes: 0, min_free: u64::MAX }] {
-            let mut gauge = Gauge::new(&spool, limits);
+            let mut gauge = Gauge::new(&spool, limits, meter());
             let file = spool.inner.folder.join("x");
             fs::write(&file, b"ten bytes!").unwrap();
             gauge.look().await;
@@ -146,7 +168,7 @@ mod tests {
     async fn after_a_failed_write_it_is_full_until_the_disk_takes_something() {
         let dir = tempfile::tempdir().unwrap();
         let spool = Spool::open(dir.path()).unwrap();
-        let gauge = Gauge::new(&spool, Limits { most_bytes: 0, min_free: 0 });
+        let gauge = Gauge::new(&spool, Limits { most_bytes: 0, min_free: 0 }, meter());
         let away = dir.path().join("away");
         fs::rename(&spool.inner.folder, &away).unwrap();
         gauge.failed();

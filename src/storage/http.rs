@@ -15,6 +15,7 @@ use url::Url;
 use super::{Placed, StorageError, by, deadline, excerpt};
 use crate::{
     clock,
+    consul::Services,
     spool::{Parked, ReadError, file_type},
     task::CallerHeaders,
 };
@@ -50,12 +51,18 @@ const PING_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct HttpStorage {
     client: Client,
     url: Url,
+    services: Services,
     url_pointer: Option<Arc<str>>,
     timeout: Duration,
 }
 
 impl HttpStorage {
-    pub(super) fn open(url: &Url, url_pointer: Option<&str>, timeout: Duration) -> Result<HttpStorage, String> {
+    pub(super) fn open(
+        url: &Url,
+        services: &Services,
+        url_pointer: Option<&str>,
+        timeout: Duration,
+    ) -> Result<HttpStorage, String> {
         // A redirected POST would arrive without its file, and might carry the caller's
         // credentials to somewhere else.
         let client = Client::builder()
@@ -63,7 +70,8 @@ impl HttpStorage {
             .connect_timeout(CONNECT_TIMEOUT)
             .build()
             .map_err(|error| format!("oss: the HTTP client cannot be built: {error}"))?;
-        Ok(HttpStorage { client, url: url.clone(), url_pointer: url_pointer.map(Into::into), timeout })
+        let url_pointer = url_pointer.map(Into::into);
+        Ok(HttpStorage { client, url: url.clone(), services: services.clone(), url_pointer, timeout })
     }
 
     pub(super) async fn put(&self, parked: &Parked, headers: &CallerHeaders) -> Result<Placed, StorageError> {
@@ -74,8 +82,9 @@ impl HttpStorage {
 
     /// Only whether somebody listens there: every request to the service itself would be an upload.
     pub(super) async fn ping(&self) -> Result<(), StorageError> {
-        let host = self.url.host_str().unwrap_or_default();
-        let port = self.url.port_or_known_default().unwrap_or_default();
+        let url = self.instance().await?;
+        let host = url.host_str().unwrap_or_default();
+        let port = url.port_or_known_default().unwrap_or_default();
         match timeout(PING_TIMEOUT, TcpStream::connect(format!("{host}:{port}"))).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(StorageError::new(format!("the file service cannot be reached: {}", error.kind()))),
@@ -83,9 +92,14 @@ impl HttpStorage {
         }
     }
 
+    /// The service itself, or a healthy instance of the service that it is named by.
+    async fn instance(&self) -> Result<Url, StorageError> {
+        self.services.resolve(&self.url).await.map_err(|error| StorageError::new(error.to_string()))
+    }
+
     async fn post(&self, parked: &Parked, headers: &CallerHeaders) -> Result<String, StorageError> {
         let name = format!("asynch_{}_{}.{}", clock::now().timestamp(), parked.key.id, parked.file_type);
-        let request = self.client.post(self.url.clone()).headers(passed_on(headers)?);
+        let request = self.client.post(self.instance().await?).headers(passed_on(headers)?);
         let request = match parked.in_memory() {
             Some(content) => in_one_piece(request, &name, &parked.file_type, content),
             None => {
@@ -232,7 +246,7 @@ mod tests {
 
     fn storage(url_pointer: Option<&str>) -> HttpStorage {
         let url = Url::parse("http://files.example/upload").unwrap();
-        HttpStorage::open(&url, url_pointer, Duration::from_secs(1)).unwrap()
+        HttpStorage::open(&url, &Services::default(), url_pointer, Duration::from_secs(1)).unwrap()
     }
 
     #[test]

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{StoreError, within};
+use crate::{clock, metrics::CommitMeter};
 
 /// Requests that may wait for the next batches; beyond that callers wait in line, which is the
 /// database's back-pressure.
@@ -56,6 +57,7 @@ pub(super) struct Group<C: Commit> {
 pub(super) struct Committer<C: Commit> {
     requests: mpsc::Receiver<Request<C>>,
     commit: C,
+    meter: Option<CommitMeter>,
 }
 
 struct Request<C: Commit> {
@@ -66,7 +68,7 @@ struct Request<C: Commit> {
 /// Makes both ends.
 pub(super) fn group<C: Commit>(commit: C) -> (Group<C>, Committer<C>) {
     let (sender, receiver) = mpsc::channel(WAITING);
-    (Group { requests: sender }, Committer { requests: receiver, commit })
+    (Group { requests: sender }, Committer { requests: receiver, commit, meter: None })
 }
 
 impl<C: Commit> Clone for Group<C> {
@@ -99,6 +101,11 @@ impl<C: Commit> Group<C> {
 }
 
 impl<C: Commit> Committer<C> {
+    /// Counts what is committed from now on.
+    pub(super) fn measure(&mut self, meter: CommitMeter) {
+        self.meter = Some(meter);
+    }
+
     /// Commits batch after batch until `stop` is set and everything handed in before is committed.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         while let Some(first) = self.next(&stop).await {
@@ -143,7 +150,7 @@ impl<C: Commit> Committer<C> {
     /// One result for each item. Where the batch as a whole is refused, its members are tried one
     /// by one, so that one bad request fails alone.
     async fn commit_batch(&mut self, items: &[C::Item]) -> Vec<Result<C::Answer, StoreError>> {
-        match within(self.commit.commit(items)).await {
+        match self.measured(items).await {
             Ok(answers) => answers.into_iter().map(Ok).collect(),
             Err(StoreError::Broken(_)) if items.len() > 1 => {
                 let mut results = Vec::with_capacity(items.len());
@@ -156,8 +163,19 @@ impl<C: Commit> Committer<C> {
         }
     }
 
+    async fn measured(&mut self, items: &[C::Item]) -> Result<Vec<C::Answer>, StoreError> {
+        let began = clock::tick();
+        let committed = within(self.commit.commit(items)).await;
+        match (&self.meter, &committed) {
+            (Some(meter), Ok(_)) => meter.committed(began.elapsed(), items.len()),
+            (Some(meter), Err(_)) => meter.failed(),
+            (None, _) => {}
+        }
+        committed
+    }
+
     async fn commit_one(&mut self, item: &C::Item) -> Result<C::Answer, StoreError> {
-        let answers = within(self.commit.commit(std::slice::from_ref(item))).await?;
+        let answers = self.measured(std::slice::from_ref(item)).await?;
         answers.into_iter().next().ok_or_else(|| StoreError::Broken("a request was not answered".to_owned()))
     }
 }

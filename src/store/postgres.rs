@@ -15,7 +15,7 @@ pub(super) use self::{
     apply::{adopt, apply, pick_up},
     claim::claim,
     enqueue::Intake,
-    read::{abandoned, lanes_with_work, list_tasks, queued_for_deleted_models, queued_longer_than},
+    read::{abandoned, lanes_with_work, queued_for_deleted_models, queued_longer_than},
     sweep::{drop_closed_lanes, promote_due, purge},
 };
 

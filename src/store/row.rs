@@ -17,6 +17,8 @@ pub(super) trait Columns {
     fn small(&self, column: &str) -> Result<i16, StoreError>;
     /// An `INT`.
     fn int(&self, column: &str) -> Result<i32, StoreError>;
+    /// An `INT`, if any.
+    fn int_if_any(&self, column: &str) -> Result<Option<i32>, StoreError>;
     /// A `BIGINT`.
     fn big(&self, column: &str) -> Result<i64, StoreError>;
     /// A text.
@@ -29,6 +31,8 @@ pub(super) trait Columns {
     fn time_if_any(&self, column: &str) -> Result<Option<DateTime<Utc>>, StoreError>;
     /// An id.
     fn uuid(&self, column: &str) -> Result<Uuid, StoreError>;
+    /// An id, if any.
+    fn uuid_if_any(&self, column: &str) -> Result<Option<Uuid>, StoreError>;
 }
 
 macro_rules! columns_of {
@@ -43,6 +47,10 @@ macro_rules! columns_of {
             }
 
             fn int(&self, column: &str) -> Result<i32, StoreError> {
+                Ok(self.try_get(column)?)
+            }
+
+            fn int_if_any(&self, column: &str) -> Result<Option<i32>, StoreError> {
                 Ok(self.try_get(column)?)
             }
 
@@ -68,6 +76,10 @@ macro_rules! columns_of {
 
             fn uuid(&self, column: &str) -> Result<Uuid, StoreError> {
                 Ok(self.try_get::<Id, _>(column)?.0)
+            }
+
+            fn uuid_if_any(&self, column: &str) -> Result<Option<Uuid>, StoreError> {
+                Ok(self.try_get::<Option<Id>, _>(column)?.map(|id| id.0))
             }
         }
     };

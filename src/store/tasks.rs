@@ -5,15 +5,19 @@
 
 pub mod admission;
 pub(super) mod batches;
+pub mod ledger;
+pub mod listing;
 pub mod quota;
 pub(super) mod rows;
 pub mod tally;
+
+pub use self::listing::{MOST_COUNTED, TaskFilter, TaskListing};
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 
-use super::{Backend, Listing, Page, Store, StoreError, on_each, postgres, sqlite, value::Id, within};
+use super::{Backend, Store, StoreError, on_each, postgres, sqlite, value::Id, within};
 use crate::{
     model::Model,
     task::{
@@ -45,7 +49,8 @@ pub const UPLOAD_DEADLINE_SECONDS: i64 = 370 * 86_400;
 pub const AUTO_CLEAN_SECONDS: i64 = 86_400;
 
 const HELD_BY: &str = "\
-    SELECT tenant_id, task_id, model_id, attempt, owner, lost_attempts, phase, creator, model_name FROM asynch_task \
+    SELECT tenant_id, task_id, model_id, attempt, owner, lost_attempts, phase, creator, model_name, traceparent, \
+     started_at FROM asynch_task \
     WHERE state = 1 AND owner = $1";
 
 /// What became of a new task.
@@ -130,17 +135,8 @@ pub struct PickedUp {
     pub file_size: i64,
     /// See [`Task::error_msg`].
     pub error_msg: String,
-}
-
-/// What listTask filters by; all given must hold.
-#[derive(Debug, Clone, Default)]
-pub struct TaskFilter {
-    /// Part of the model's name, as typed (LIKE metacharacters are ordinary characters).
-    pub model_name: Option<String>,
-    /// Part of the task id.
-    pub task_id: Option<String>,
-    /// The state.
-    pub state: Option<State>,
+    /// See [`Running::traceparent`].
+    pub traceparent: String,
 }
 
 /// A task that was deleted, and the object it leaves behind.
@@ -166,8 +162,8 @@ impl Store {
         self.enqueuer.ask(task).await
     }
 
-    /// Takes queued tasks for `node`, oldest first in each lane, exactly within `maxConcurrency`
-    /// and `totalConcurrency`, [`MOST_CLAIMED`] in all. One short transaction for all lanes.
+    /// Takes queued tasks for `node`, oldest first in each lane, exactly within `maxConcurrency`,
+    /// `totalConcurrency` and the tenant's limit over all models, [`MOST_CLAIMED`] in all. One short transaction for all lanes.
     ///
     /// # Errors
     /// The claim may have been committed all the same: [`Store::held_by`] tells what of.
@@ -250,22 +246,6 @@ impl Store {
         match &self.backend {
             Backend::Postgres { pool, .. } => within(postgres::pick_up(pool, tenant, ids)).await,
             Backend::Sqlite { readers, writer } => within(sqlite::pick_up(readers, writer, tenant, ids)).await,
-        }
-    }
-
-    /// Tasks of a tenant, newest first.
-    ///
-    /// # Errors
-    /// Where the database is out of reach or a row cannot be read.
-    pub async fn list_tasks(
-        &self,
-        tenant: TenantId,
-        filter: &TaskFilter,
-        page: Page,
-    ) -> Result<Listing<Task>, StoreError> {
-        match &self.backend {
-            Backend::Postgres { pool, .. } => within(postgres::list_tasks(pool, tenant, filter, page)).await,
-            Backend::Sqlite { readers, .. } => within(sqlite::list_tasks(readers, tenant, filter, page)).await,
         }
     }
 

@@ -108,10 +108,3 @@ impl Decode<'_, Sqlite> for Id {
         Ok(Id(Uuid::parse_str(text)?))
     }
 }
-
-/// `text` as a LIKE pattern for "contains", with LIKE's own characters taken literally. The
-/// statement has to say `ESCAPE '\'`.
-pub(crate) fn containing(text: &str) -> String {
-    let escaped = text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
-    format!("%{escaped}%")
-}

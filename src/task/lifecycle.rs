@@ -107,6 +107,34 @@ enum Change {
     Failed { error: String, lost: i32 },
 }
 
+/// How an attempt ended that did not succeed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The call failed.
+    Failed,
+    /// It was lost with its worker, or its result with a disk.
+    Lost,
+    /// The worker gave it back unharmed, or had never begun it.
+    HandedBack,
+    /// The call succeeded, and its result could not be stored.
+    UploadFailed,
+}
+
+/// An attempt that a transition ends without success, for the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended<'a> {
+    /// Of which task.
+    pub key: TaskKey,
+    /// Which one.
+    pub attempt: Attempt,
+    /// How.
+    pub ending: Ending,
+    /// Who held it.
+    pub node: NodeId,
+    /// Why, in words; empty where nothing went wrong.
+    pub error: &'a str,
+}
+
 /// One arrow, ready to be applied: guard, change, and the model call that it accounts for.
 #[derive(Debug, Clone, PartialEq)]
 #[must_use = "a transition changes nothing until the store has applied it"]
@@ -117,6 +145,7 @@ pub struct Transition {
     attempt: Attempt,
     owner: Option<NodeId>,
     change: Change,
+    ending: Option<(Ending, NodeId)>,
     call: Option<CallCount>,
 }
 
@@ -192,6 +221,25 @@ impl State {
     }
 }
 
+impl Ending {
+    const ALL: [Ending; 4] = [Ending::Failed, Ending::Lost, Ending::HandedBack, Ending::UploadFailed];
+
+    /// The number in the database.
+    pub const fn number(self) -> i16 {
+        match self {
+            Ending::Failed => 1,
+            Ending::Lost => 2,
+            Ending::HandedBack => 3,
+            Ending::UploadFailed => 4,
+        }
+    }
+
+    /// The ending with that number, if there is one.
+    pub fn from_number(number: i64) -> Option<Ending> {
+        Ending::ALL.into_iter().find(|ending| i64::from(ending.number()) == number)
+    }
+}
+
 impl Phase {
     /// The number on the wire and in the database.
     pub const fn number(self) -> i16 {
@@ -209,40 +257,45 @@ impl Phase {
 
 /// The result is on disk and only the upload is left. `error` says why it was not stored at once.
 pub fn parked(task: &Running, tmp_file: String, error: Option<String>, call: Option<CallCount>) -> Transition {
-    held(task, Change::Parked { tmp_file, error }, call)
+    held(task, Change::Parked { tmp_file, error }, None, call)
 }
 
 /// The result lies in object storage.
 pub fn succeeded(task: &Running, stored: StoredFile, call: Option<CallCount>) -> Transition {
-    held(task, Change::Succeeded(stored), call)
+    held(task, Change::Succeeded(stored), None, call)
 }
 
 /// The call failed and is worth another try.
 pub fn retried(task: &Running, failure: &Failure, slot: Slot, call: Option<CallCount>) -> Transition {
     let change = Change::Requeued { slot, error: Some(failure.message.clone()), retries: 1, lost: 0 };
-    held(task, change, call)
+    held(task, change, Some(Ending::Failed), call)
 }
 
 /// The task failed for good.
 pub fn failed(task: &Running, error: String, call: Option<CallCount>) -> Transition {
-    held(task, Change::Failed { error, lost: 0 }, call)
+    held(task, Change::Failed { error, lost: 0 }, Some(Ending::Failed), call)
+}
+
+/// The upload failed for as long as it may, and with it the task.
+pub fn upload_given_up(task: &Running, error: String, call: Option<CallCount>) -> Transition {
+    held(task, Change::Failed { error, lost: 0 }, Some(Ending::UploadFailed), call)
 }
 
 /// The worker gives the task back unharmed: it goes on where it stood, nothing is used up.
 pub fn handed_back(task: &Running, call: Option<CallCount>) -> Transition {
-    held(task, back_to_the_head(None, 0), call)
+    held(task, back_to_the_head(None, 0), Some(Ending::HandedBack), call)
 }
 
 /// A claim whose answer was lost, or a run that panicked: the row is ours and nobody works on it.
 /// Nothing is used up.
 pub fn never_started(task: &Abandoned) -> Transition {
     let change = back_to_the_head(None, 0);
-    taken_from(task, change, None)
+    taken_from(task, change, Ending::HandedBack, None)
 }
 
 /// The parked result is gone, so the model has to be called again; no try is used up.
 pub fn result_gone(task: &Running, error: String, call: Option<CallCount>) -> Transition {
-    held(task, back_to_the_head(Some(error), 0), call)
+    held(task, back_to_the_head(Some(error), 0), Some(Ending::UploadFailed), call)
 }
 
 /// The worker died or let its deadline pass: back to the queue, or failed when that happened
@@ -254,16 +307,16 @@ pub fn lease_lost(task: &Abandoned, max_lost: i32, call: Option<CallCount>) -> T
     } else {
         back_to_the_head(Some(format!("attempt {} was lost with its worker", task.attempt)), 1)
     };
-    taken_from(task, change, call)
+    taken_from(task, change, Ending::Lost, call)
 }
 
 /// The model answered, and this node's disk did not take it: no try is used up, but an attempt is
 /// lost, so that a result which fits on no disk is not made for ever.
 pub fn result_lost(task: &Running, error: String, max_lost: i32, call: Option<CallCount>) -> Transition {
     if task.lost_attempts.saturating_add(1) >= max_lost {
-        return held(task, Change::Failed { error, lost: 1 }, call);
+        return held(task, Change::Failed { error, lost: 1 }, Some(Ending::Lost), call);
     }
-    held(task, back_to_the_head(Some(error), 1), call)
+    held(task, back_to_the_head(Some(error), 1), Some(Ending::Lost), call)
 }
 
 /// A queued task that will never run: its model was deleted, or it waited too long.
@@ -275,11 +328,12 @@ pub fn dropped_from_queue(task: &Waiting, error: String) -> Transition {
         attempt: task.attempt,
         owner: None,
         change: Change::Failed { error, lost: 0 },
+        ending: None,
         call: None,
     }
 }
 
-fn held(task: &Running, change: Change, call: Option<CallCount>) -> Transition {
+fn held(task: &Running, change: Change, ending: Option<Ending>, call: Option<CallCount>) -> Transition {
     Transition {
         key: task.key,
         lane: task.lane,
@@ -287,13 +341,14 @@ fn held(task: &Running, change: Change, call: Option<CallCount>) -> Transition {
         attempt: task.attempt,
         owner: None,
         change,
+        ending: ending.map(|ending| (ending, task.node)),
         call,
     }
 }
 
 /// Adopting a task leaves its attempt as it is, so only the owner tells whether that has happened
 /// since the row was read.
-fn taken_from(task: &Abandoned, change: Change, call: Option<CallCount>) -> Transition {
+fn taken_from(task: &Abandoned, change: Change, ending: Ending, call: Option<CallCount>) -> Transition {
     Transition {
         key: task.key,
         lane: task.lane,
@@ -301,6 +356,7 @@ fn taken_from(task: &Abandoned, change: Change, call: Option<CallCount>) -> Tran
         attempt: task.attempt,
         owner: Some(task.owner),
         change,
+        ending: Some((ending, task.owner)),
         call,
     }
 }
@@ -328,6 +384,17 @@ impl Transition {
     /// The model call that this accounts for; counted if the row changes.
     pub fn call(&self) -> Option<&CallCount> {
         self.call.as_ref()
+    }
+
+    /// The attempt that this ends without success, if it does.
+    pub fn ended(&self) -> Option<Ended<'_>> {
+        let (ending, node) = self.ending?;
+        let error = match &self.change {
+            Change::Parked { .. } | Change::Succeeded(_) => "",
+            Change::Requeued { error, .. } => error.as_deref().unwrap_or_default(),
+            Change::Failed { error, .. } => error,
+        };
+        Some(Ended { key: self.key, attempt: self.attempt, ending, node, error })
     }
 
     /// The state that the row will have.
@@ -404,6 +471,8 @@ mod tests {
             phase: Phase::Model,
             creator: "ann".into(),
             model_name: "tts".into(),
+            traceparent: String::new(),
+            started_at: None,
         }
     }
 
@@ -419,7 +488,8 @@ mod tests {
     #[test]
     fn every_arrow_leads_where_the_picture_says() {
         let task = running(Phase::Model);
-        let waiting = Waiting { key: KEY, lane: LANE, attempt: Attempt(4), model_name: "tts".into() };
+        let waiting =
+            Waiting { key: KEY, lane: LANE, attempt: Attempt(4), model_name: "tts".into(), traceparent: String::new() };
         let slot = Slot { delay: Duration::from_secs(2), place: Place::Tail };
         let arrows = [
             ("parked", parked(&task, "f".into(), None, None)),

@@ -2,7 +2,7 @@
 
 use serde_json::value::RawValue;
 
-use super::{CallerHeaders, Lane, TaskId, TaskKey};
+use super::{CallerHeaders, Lane, TaskId, TaskKey, trace::TraceContext};
 use crate::{
     caller::Caller,
     model::{FieldError, HttpMethod, Model, text},
@@ -32,7 +32,7 @@ pub struct NewTask {
     pub request_payload: Option<String>,
     /// What storage `http` passes on.
     pub caller_headers: CallerHeaders,
-    /// W3C trace context, empty if none.
+    /// W3C trace context of the span that creates it, empty if nobody traces that.
     pub traceparent: String,
 }
 
@@ -47,8 +47,8 @@ pub struct Submission<'a> {
     pub request_payload: Option<Box<RawValue>>,
     /// What storage `http` passes on.
     pub caller_headers: CallerHeaders,
-    /// W3C trace context of the request.
-    pub traceparent: &'a str,
+    /// The span that creates the task.
+    pub trace: Option<TraceContext>,
 }
 
 impl Submission<'_> {
@@ -73,28 +73,9 @@ impl Submission<'_> {
             // The text changes hands, however long it is.
             request_payload: payload.map(|json| Box::<str>::from(json).into_string()),
             caller_headers: self.caller_headers,
-            traceparent: valid_traceparent(self.traceparent).unwrap_or_default().to_owned(),
+            traceparent: self.trace.map(|context| context.to_string()).unwrap_or_default(),
         })
     }
-}
-
-/// The header if it is a version-00 trace context with ids that are not all zero (W3C Trace
-/// Context §3.2); anything else is dropped, as the recommendation asks.
-pub fn valid_traceparent(header: &str) -> Option<&str> {
-    let mut parts = header.split('-');
-    let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let hex = |part: &str, length: usize| {
-        part.len() == length && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-    };
-    let nonzero = |part: &str| part.bytes().any(|byte| byte != b'0');
-    let valid = version == "00"
-        && parts.next().is_none()
-        && hex(trace, 32)
-        && hex(span, 16)
-        && hex(flags, 2)
-        && nonzero(trace)
-        && nonzero(span);
-    valid.then_some(header)
 }
 
 #[cfg(test)]
@@ -168,21 +149,5 @@ mod tests {
         assert_eq!(submission.check(ID, &caller(), &model("POST")).unwrap_err().field, "inputRef");
         let submission = Submission { biz_name: "a\0", ..Submission::default() };
         assert_eq!(submission.check(ID, &caller(), &model("POST")).unwrap_err().field, "bizName");
-    }
-
-    #[test]
-    fn only_a_well_formed_trace_context_is_kept() {
-        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        assert_eq!(valid_traceparent(good), Some(good));
-        for bad in [
-            "",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
-            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
-            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x",
-        ] {
-            assert_eq!(valid_traceparent(bad), None, "{bad}");
-        }
     }
 }

@@ -12,11 +12,13 @@ use serde_json::value::RawValue;
 
 use crate::{
     clock,
+    consul::Services,
     egress::{Denied, Egress, Unreachable},
     faults::{self, Point},
     model::{HttpMethod, Model},
     spool::{Parked, Spool},
-    task::{Failure, FailureKind, Running, retry::MAX_RETRY_AFTER},
+    task::{Failure, FailureKind, Running, retry::MAX_RETRY_AFTER, trace::TraceContext},
+    trace::{Kind, Span, Tracer, steps},
 };
 
 /// Characters of a model's answer that go into `errorMsg`.
@@ -34,10 +36,19 @@ pub(super) struct Called {
     pub(super) took: Duration,
 }
 
+/// How a call is told of in traces.
+struct Traced {
+    span: Span,
+    /// What the model is told, whether or not we record anything.
+    context: TraceContext,
+}
+
 /// What models are called with: it connects only to what may be called.
 pub(super) struct ModelClient {
     http: Client,
     egress: Egress,
+    services: Services,
+    tracer: Tracer,
 }
 
 impl ModelClient {
@@ -46,7 +57,7 @@ impl ModelClient {
     ///
     /// # Errors
     /// Where the TLS set-up of the machine is unusable.
-    pub(super) fn new(egress: &Egress) -> reqwest::Result<ModelClient> {
+    pub(super) fn new(egress: &Egress, services: Services, tracer: Tracer) -> reqwest::Result<ModelClient> {
         let http = Client::builder()
             .dns_resolver(Arc::new(egress.clone()))
             .no_proxy()
@@ -55,7 +66,7 @@ impl ModelClient {
             .pool_max_idle_per_host(1024)
             .user_agent(concat!("model-asynch/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        Ok(ModelClient { http, egress: egress.clone() })
+        Ok(ModelClient { http, egress: egress.clone(), services, tracer })
     }
 }
 
@@ -63,11 +74,19 @@ impl ModelClient {
 pub(super) async fn call(client: &ModelClient, spool: &Spool, task: &Running, model: &Model, max_bytes: u64) -> Called {
     let began = clock::tick();
     let limit = model.spec.timeout();
-    let ended = tokio::time::timeout(limit, attempt(client, spool, task, model, max_bytes, began)).await;
+    let (span, context) = client.tracer.call(task, model);
+    let mut traced = Traced { span, context };
+    let answered = attempt(client, spool, task, model, max_bytes, began, &mut traced);
+    let ended = tokio::time::timeout(limit, answered).await;
     let outcome = ended.unwrap_or_else(|_| {
         let message = format!("the model did not answer within {} s", limit.as_secs());
         Err(failure(FailureKind::Timeout, message))
     });
+    if let Err(failure) = &outcome
+        && failure.kind != FailureKind::Spool
+    {
+        steps::failed(&mut traced.span, failure);
+    }
     let outcome = outcome.map_err(|failure| {
         let message = model.spec.api_key.mask_in(&failure.message);
         Failure { message, ..failure }
@@ -82,8 +101,10 @@ async fn attempt(
     model: &Model,
     max_bytes: u64,
     began: std::time::Instant,
+    traced: &mut Traced,
 ) -> Result<Parked, Failure> {
-    let answer = request(client, task, model)?.send().await.map_err(|error| broken(&error))?;
+    let answer = request(client, task, model, traced).await?.send().await.map_err(|error| broken(&error))?;
+    traced.span.set("http.response.status_code", i64::from(answer.status().as_u16()));
     if !answer.status().is_success() {
         return Err(refused(answer, model).await);
     }
@@ -103,19 +124,33 @@ async fn attempt(
     if draft.size() == 0 {
         return Err(failure(FailureKind::EmptyBody, "the model answered without a body"));
     }
+    traced.span.set_with("http.response.body.size", || i64::try_from(draft.size()).unwrap_or(i64::MAX));
+    traced.span.end();
+    let mut parking = client.tracer.step("park", Kind::Internal, task);
     faults::pass(Point::AfterCall);
-    draft.finish(content_type.as_deref(), began.elapsed()).await.map_err(|error| unparked(&error))
+    draft.finish(content_type.as_deref(), began.elapsed()).await.map_err(|error| {
+        parking.fail("spool", "the result could not be parked");
+        unparked(&error)
+    })
 }
 
-fn request(client: &ModelClient, task: &Running, model: &Model) -> Result<RequestBuilder, Failure> {
+async fn request(
+    client: &ModelClient,
+    task: &Running,
+    model: &Model,
+    traced: &mut Traced,
+) -> Result<RequestBuilder, Failure> {
     let unsendable = |message: String| failure(FailureKind::Unsendable, message);
     let url = model.spec.call_url().map_err(|error| unsendable(error.to_string()))?;
+    let url = client.services.resolve(&url).await;
+    let url = url.map_err(|error| failure(FailureKind::Connection, error.to_string()))?;
+    steps::goes_to(&mut traced.span, &url);
     client.egress.check_literal(&url).map_err(|denied| unsendable(denied.to_string()))?;
     let request = match model.spec.http_method {
         HttpMethod::Get => client.http.get(url).query(&query(task).map_err(unsendable)?),
         HttpMethod::Post => client.http.post(url).body(body(task).into_owned()),
     };
-    Ok(request.headers(headers(task, model).map_err(unsendable)?))
+    Ok(request.headers(headers(task, model, traced.context).map_err(unsendable)?))
 }
 
 /// The JSON body: the payload, the reference, both, or `{}`.
@@ -162,7 +197,7 @@ fn fields(payload: &str) -> Option<HashMap<Cow<'_, str>, &RawValue>> {
     serde_json::from_str(payload).ok()
 }
 
-fn headers(task: &Running, model: &Model) -> Result<HeaderMap, String> {
+fn headers(task: &Running, model: &Model, context: TraceContext) -> Result<HeaderMap, String> {
     let unsendable = |name: &str| format!("the header {name} cannot be sent");
     let value = |name: &str, text: &str| HeaderValue::from_str(text).map_err(|_| unsendable(name));
     let id = task.key.id.to_string();
@@ -179,18 +214,8 @@ fn headers(task: &Running, model: &Model) -> Result<HeaderMap, String> {
     headers.insert("x-task-id", value("X-Task-Id", &id)?);
     headers.insert("x-task-attempt", HeaderValue::from(task.attempt.0));
     headers.insert("idempotency-key", value("Idempotency-Key", &id)?);
-    headers.insert("traceparent", value("traceparent", &child_of(&task.traceparent))?);
+    headers.insert("traceparent", value("traceparent", &context.to_string())?);
     Ok(headers)
-}
-
-/// A new span in the caller's trace, or in a new one (W3C Trace Context §3.2).
-fn child_of(traceparent: &str) -> String {
-    let span = &clock::token()[..16];
-    let mut parts = traceparent.split('-');
-    match (parts.next(), parts.next(), parts.next(), parts.next()) {
-        (Some(version), Some(trace), Some(_), Some(flags)) => format!("{version}-{trace}-{span}-{flags}"),
-        _ => format!("00-{}-{span}-01", clock::token()),
-    }
 }
 
 /// An answer that is not 2xx.
@@ -270,7 +295,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::task::sample;
+    use crate::task::{sample, trace::Step};
 
     fn task(payload: Option<&str>, input_ref: &str) -> Running {
         Running { input_ref: input_ref.to_owned(), request_payload: payload.map(str::to_owned), ..sample::running() }
@@ -320,12 +345,15 @@ mod tests {
 
     #[test]
     fn the_model_gets_a_new_span_in_the_callers_trace() {
-        let child = child_of("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+        let told = |traceparent: &str| {
+            let tracer = Tracer::default();
+            let task = Running { traceparent: traceparent.to_owned(), ..sample::running() };
+            tracer.of_task(task.key.id, &task.traceparent).step(task.key.id, task.attempt, Step::Call).to_string()
+        };
+        let child = told("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
         assert!(child.starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-") && child.ends_with("-01"));
         assert!(!child.contains("00f067aa0ba902b7"));
-        for traceparent in [child, child_of("")] {
-            assert!(crate::task::submission::valid_traceparent(&traceparent).is_some(), "{traceparent}");
-        }
+        assert!(told("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00").ends_with("-00"));
     }
 
     fn values() -> impl Strategy<Value = serde_json::Value> {

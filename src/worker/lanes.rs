@@ -7,10 +7,11 @@
 //! without work is not kept at all.
 //!
 //! Room in one lane is room for the others of its model too where that has a limit over all
-//! tenants, so those that were not asked for longest go ahead of the lane that had its turn.
+//! tenants, and for the others of its tenant where that has one over all models, so those that were
+//! not asked for longest go ahead of the lane that had its turn.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -31,7 +32,7 @@ use crate::{
 /// within it.
 const SLACK: TimeDelta = TimeDelta::seconds(1);
 
-/// Waiting lanes of a model that are worth a look when one of its calls ends: enough to find one
+/// Waiting lanes of a model, or of a tenant, that are worth a look when one of its calls ends: enough to find one
 /// that its own limit does not hold back, few enough for a model that thousands of tenants wait for.
 const LOOK_AT: usize = 16;
 
@@ -44,6 +45,10 @@ pub struct Lanes {
     ready: HashMap<TenantId, VecDeque<ModelId>>,
     /// Of each model, the one that was asked least recently first.
     waiting: BTreeSet<(ModelId, u64, TenantId)>,
+    /// The same lanes, of each tenant that has a limit over all models.
+    waiting_of: BTreeSet<(TenantId, u64, ModelId)>,
+    /// Those tenants, as far as their lanes were asked.
+    capped: HashSet<TenantId>,
     /// Lanes asked so far.
     turns: u64,
 }
@@ -88,7 +93,12 @@ impl Lanes {
     pub fn room(&mut self, lane: Lane) {
         let of_model = self.waiting.range((lane.model, 0, TenantId(i64::MIN))..);
         let of_model = of_model.take_while(|(model, ..)| *model == lane.model).take(LOOK_AT);
-        let waiting: Vec<Lane> = of_model.map(|&(model, _, tenant)| Lane { model, tenant }).collect();
+        let of_tenant = self.waiting_of.range((lane.tenant, 0, ModelId(i64::MIN))..);
+        let of_tenant = of_tenant.take_while(|(tenant, ..)| *tenant == lane.tenant).take(LOOK_AT);
+        let waiting: Vec<Lane> = of_model
+            .map(|&(model, _, tenant)| Lane { model, tenant })
+            .chain(of_tenant.map(|&(tenant, _, model)| Lane { model, tenant }))
+            .collect();
         for lane in waiting {
             self.make_ready(lane);
         }
@@ -169,14 +179,23 @@ impl Lanes {
         let Some(known) = self.known.get_mut(&lane) else { return };
         known.status = Status::Waiting;
         self.waiting.insert((lane.model, known.turn, lane.tenant));
+        if self.capped.contains(&lane.tenant) {
+            self.waiting_of.insert((lane.tenant, known.turn, lane.model));
+        }
         if known.stirred {
             self.make_ready(lane);
         }
     }
 
-    /// What to ask for each lane: an equal share of the `free` calls, within the lane's limit. A lane
-    /// whose model is gone or disabled is not asked.
-    pub fn asks(&mut self, asked: &[Lane], free: usize, models: &HashMap<ModelId, Arc<Model>>) -> Vec<Ask> {
+    /// What to ask for each lane: an equal share of the `free` calls, within the lane's limit and the
+    /// tenant's, which `cap` knows. A lane whose model is gone or disabled is not asked.
+    pub fn asks(
+        &mut self,
+        asked: &[Lane],
+        free: usize,
+        models: &HashMap<ModelId, Arc<Model>>,
+        cap: impl Fn(TenantId) -> Option<u32>,
+    ) -> Vec<Ask> {
         let want = share(free, asked.len());
         let mut asks = Vec::with_capacity(asked.len());
         for &lane in asked {
@@ -190,7 +209,12 @@ impl Lanes {
             }
             let limit = model.spec.max_concurrency.unsigned_abs();
             let total = (model.spec.total_concurrency > 0).then_some(model.spec.total_concurrency.unsigned_abs());
-            asks.push(Ask { lane, limit, total, want: want.min(limit) });
+            let cap = cap(lane.tenant);
+            match cap {
+                Some(_) => self.capped.insert(lane.tenant),
+                None => self.capped.remove(&lane.tenant),
+            };
+            asks.push(Ask { lane, limit, total, cap, want: want.min(limit).min(cap.unwrap_or(limit)) });
         }
         asks
     }
@@ -199,6 +223,7 @@ impl Lanes {
     fn drop(&mut self, lane: Lane) {
         if let Some(known) = self.known.remove(&lane) {
             self.waiting.remove(&(lane.model, known.turn, lane.tenant));
+            self.waiting_of.remove(&(lane.tenant, known.turn, lane.model));
         }
     }
 
@@ -208,6 +233,7 @@ impl Lanes {
             return;
         }
         self.waiting.remove(&(lane.model, known.turn, lane.tenant));
+        self.waiting_of.remove(&(lane.tenant, known.turn, lane.model));
         known.status = Status::Ready;
         known.stirred = false;
         let models = self.ready.entry(lane.tenant).or_default();
@@ -295,6 +321,45 @@ mod tests {
         set.wait(lane(1, 1));
         set.room(lane(1, 1));
         assert_eq!(set.take(9), [lane(2, 1), lane(1, 1)]);
+    }
+
+    #[test]
+    fn room_goes_to_other_lanes_of_a_tenant_that_has_a_limit_over_all_models() {
+        let spec = crate::model::ModelSpec::create(
+            &crate::model::ModelPatch {
+                model_name: Some("tts".into()),
+                base_url: Some("http://m".into()),
+                ..Default::default()
+            },
+            TenantId(0),
+        )
+        .unwrap();
+        let model = |id| {
+            let at = DateTime::<Utc>::UNIX_EPOCH;
+            let model = Model {
+                id: ModelId(id),
+                tenant: TenantId(0),
+                creator: String::new(),
+                updater: String::new(),
+                created_at: at,
+                updated_at: at,
+                spec: spec.clone(),
+            };
+            (ModelId(id), Arc::new(model))
+        };
+        let models = HashMap::from([model(1), model(2), model(3)]);
+        let mut set = woken(&[lane(1, 1), lane(1, 2), lane(2, 3)]);
+        let asked = set.take(3);
+        let asks = set.asks(&asked, 90, &models, |tenant| (tenant == TenantId(1)).then_some(4));
+        assert_eq!(
+            asks.iter().map(|ask| (ask.want, ask.cap)).collect::<Vec<_>>(),
+            [(4, Some(4)), (10, None), (4, Some(4))]
+        );
+        for asked in asked {
+            set.wait(asked);
+        }
+        set.room(lane(1, 1));
+        assert_eq!(set.take(9), [lane(1, 1), lane(1, 2)], "not those of another tenant");
     }
 
     #[test]

@@ -26,6 +26,7 @@ use crate::{
         lifecycle::{self, Applied, StoredFile, Transition},
         retry,
     },
+    trace::{Span, steps},
     wake::WakeUp,
 };
 
@@ -46,17 +47,22 @@ pub(super) struct Run {
     pub(super) cut: Cut,
     /// The call that no transition has accounted for yet.
     pub(super) uncounted: Option<CallCount>,
+    /// The attempt, recorded when the run is over.
+    pub(super) span: Span,
 }
 
 impl Run {
     /// A task that was just claimed.
     pub(super) fn claimed(shared: Arc<Shared>, task: Running, model: Arc<Model>, cut: Cut) -> Run {
-        Run { shared, task, model, cut, uncounted: None }
+        shared.tracer.waited(&task);
+        let span = shared.tracer.process(&task);
+        Run { shared, task, model, cut, uncounted: None, span }
     }
 
     /// A task whose result was found parked.
     pub(super) fn adopted(shared: Arc<Shared>, adopted: Adopted, parked: &Parked, cut: Cut) -> Run {
-        let mut run = Run { shared, task: adopted.task, model: adopted.model, cut, uncounted: None };
+        let span = shared.tracer.adopted(&adopted.task);
+        let mut run = Run { shared, task: adopted.task, model: adopted.model, cut, uncounted: None, span };
         if adopted.call_uncounted {
             run.count(true, parked.call_time, parked.size);
         }
@@ -80,11 +86,14 @@ impl Run {
                 self.hand_back().await;
             }
             Some(Called { outcome: Ok(parked), took }) => {
+                self.shared.metrics.called(&self.task, took, Ok(parked.size));
                 self.count(true, took, parked.size);
                 self.resume(parked).await;
             }
             Some(Called { outcome: Err(failure), took }) => {
+                self.shared.metrics.called(&self.task, took, Err(failure.kind));
                 self.count(false, took, 0);
+                steps::failed(&mut self.span, &failure);
                 self.after_failure(failure).await;
             }
         }
@@ -105,6 +114,7 @@ impl Run {
         match upload::upload(&mut self, &mut parked).await {
             Uploaded::Stored(stored) => self.finish(&parked, stored).await,
             Uploaded::FileGone(error) => {
+                self.span.fail("result_gone", "the parked result is gone");
                 warn!(error, "the parked result is gone, the model will be called again");
                 let call = self.uncounted.take();
                 self.end_with(lifecycle::result_gone(&self.task, error, call)).await;
@@ -112,9 +122,10 @@ impl Run {
                 self.discard(&parked).await;
             }
             Uploaded::GivenUp(error) => {
+                self.span.fail("upload", "the result could not be stored for too long");
                 warn!(error, "gave up uploading the result");
                 let call = self.uncounted.take();
-                if self.apply(lifecycle::failed(&self.task, error, call)).await == Applied::Done {
+                if self.apply(lifecycle::upload_given_up(&self.task, error, call)).await == Applied::Done {
                     self.discard(&parked).await;
                 }
             }
@@ -150,6 +161,7 @@ impl Run {
             let delay_ms = slot.delay.as_millis() as u64;
             info!(delay_ms, error = failure.message, "the call failed, next try in {:?}", slot.delay);
             faults::pass(Point::BeforeRetry);
+            self.shared.tracer.backoff(&self.task, slot.delay);
             lifecycle::retried(&self.task, &failure, slot, call)
         } else {
             info!(error = failure.message, "the call failed for good");
@@ -202,14 +214,19 @@ impl Run {
     /// Applies a transition, however long the database is away, until the lease is lost: then
     /// the row is somebody else's and this counts as stale.
     pub(super) async fn apply(&self, transition: Transition) -> Applied {
+        let mut span = self.shared.tracer.finish(&self.task, &transition);
         let mut failures = 0;
         loop {
             let applied = tokio::select! {
                 applied = self.shared.store.apply(transition.clone()) => applied,
-                () = self.cut.lease_lost.cancelled() => return Applied::Stale,
+                () = self.cut.lease_lost.cancelled() => {
+                    span.fail("lost", "the lease was lost before this was written");
+                    return Applied::Stale;
+                }
             };
             match applied {
                 Ok(Applied::Done) => {
+                    self.shared.metrics.moved(&self.task.model_name, &transition);
                     self.shared.left(self.task.lane);
                     if transition.rewinds_lane() {
                         self.shared.wake.send([WakeUp { lane: self.task.lane, rewind: true }]);
@@ -217,6 +234,8 @@ impl Run {
                     return Applied::Done;
                 }
                 Ok(Applied::Stale) => {
+                    self.shared.metrics.stale();
+                    span.fail("stale", "the task moved on while this attempt was running");
                     warn!("the task moved on while this attempt was running, its outcome is dropped");
                     return Applied::Stale;
                 }
@@ -228,10 +247,22 @@ impl Run {
                     let pause = clock::jittered(retry::backoff(failures).mul_f64(0.5));
                     tokio::select! {
                         () = tokio::time::sleep(pause) => {}
-                        () = self.cut.lease_lost.cancelled() => return Applied::Stale,
+                        () = self.cut.lease_lost.cancelled() => {
+                            span.fail("lost", "the lease was lost before this was written");
+                            return Applied::Stale;
+                        }
                     }
                 }
             }
+        }
+    }
+}
+
+impl Drop for Run {
+    /// Whoever takes a lost attempt over tells of it, as the same span.
+    fn drop(&mut self) {
+        if self.cut.lease_lost.is_cancelled() {
+            std::mem::take(&mut self.span).forget();
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::{
         lifecycle::{self, Applied, StoredFile},
         retry,
     },
+    trace::Kind,
 };
 
 /// An upload that takes longer than this is written to the row as phase 1, so that the database's
@@ -80,8 +81,13 @@ async fn attempt(run: &mut Run, parked: &Parked) -> Tried {
     let mut put = pin!(async {
         // Never closed, so the permit is always there in the end.
         let _gate = shared.upload_gate.acquire().await;
-        shared.storage.put(parked, &headers).await
+        let began = clock::tick();
+        let stored = shared.storage.put(parked, &headers).await;
+        shared.metrics.uploaded(began.elapsed(), stored.is_ok());
+        stored
     });
+    let mut span = run.shared.tracer.step("upload", Kind::Client, &run.task);
+    span.set_with("model_asynch.file_size", || i64::try_from(parked.size).unwrap_or(i64::MAX));
     let cut = run.cut.clone();
     let mut slow = pin!(sleep(SLOW));
     let mut marked = false;
@@ -90,7 +96,10 @@ async fn attempt(run: &mut Run, parked: &Parked) -> Tried {
             stored = &mut put => {
                 return match stored {
                     Ok(stored) => Tried::Ended(Uploaded::Stored(stored)),
-                    Err(error) => Tried::Failed(error),
+                    Err(error) => {
+                        span.fail("storage", "the result could not be stored");
+                        Tried::Failed(error)
+                    }
                 };
             }
             () = cut.lease_lost.cancelled() => return Tried::Ended(Uploaded::NotOurs),

@@ -233,7 +233,11 @@ fn report(args: &Args, verdict: &Verdict, drained: Duration) {
     }
     print_row("total", &total);
     println!("\n{} calls of models; all ended {:.1} s after the last fault", verdict.calls, drained.as_secs_f64());
-    println!("nodes died at {} of {} kill points", verdict.points.len(), Point::ALL.len());
+    println!(
+        "nodes died at {} of {} kill points",
+        verdict.points.len(),
+        Point::ALL.into_iter().filter(|point| point.is_of_a_task()).count()
+    );
     if verdict.stalls > 0 {
         println!("this machine stood still for more than a second {} times, which counts as a fault", verdict.stalls);
     }

@@ -89,7 +89,7 @@ struct Seen {
 pub async fn run(args: &Args) -> bool {
     let Some(postgres) = Postgres::start().await else { return true };
     let Some(redis) = RedisServer::start().await else { return true };
-    let deaths = Point::ALL.into_iter().map(Death::At).chain([Death::DuringCall]);
+    let deaths = Point::ALL.into_iter().filter(|point| point.is_of_a_task()).map(Death::At).chain([Death::DuringCall]);
     let cases = deaths.flat_map(|death| [(death, Survivor::Restarted), (death, Survivor::Other)]);
     let running = cases.map(|(death, survivor)| {
         let (postgres, redis) = (&postgres, &redis);

@@ -147,7 +147,8 @@ impl Place {
         self.kill("to be armed");
         // The crash matrix comes to all of them; these two need a failure at the right moment.
         let rare = [Point::BeforeRetry, Point::AfterParkedMark];
-        let points: Vec<Point> = Point::ALL.into_iter().filter(|point| !rare.contains(point)).collect();
+        let points: Vec<Point> =
+            Point::ALL.into_iter().filter(|point| point.is_of_a_task() && !rare.contains(point)).collect();
         let point = self.rng.choice(points).unwrap();
         // Only the first pass of rare ones is likely to come.
         let pass = if self.rng.bool() { 1 } else { self.rng.u8(2..4) };

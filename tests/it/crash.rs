@@ -184,7 +184,7 @@ async fn an_embedded_database_has_one_process() {
             .output()
             .unwrap();
         assert_eq!(second.status.code(), Some(1));
-        let said = String::from_utf8_lossy(&second.stderr).into_owned() + &String::from_utf8_lossy(&second.stdout);
+        let said = String::from_utf8_lossy(&second.stderr).into_owned() + &*String::from_utf8_lossy(&second.stdout);
         assert!(said.contains("another process uses it"), "{said}");
     })
     .await;

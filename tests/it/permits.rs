@@ -62,7 +62,7 @@ fn open(server: &RedisServer) -> Permits {
 }
 
 async fn ask(permits: &Permits, limit: u32, want: u32) -> Vec<Permit> {
-    permits.try_acquire(&[Ask { lane: LANE, limit, total: None, want }]).await.remove(0)
+    permits.try_acquire(&[Ask { lane: LANE, limit, total: None, cap: None, want }]).await.remove(0)
 }
 
 async fn members(server: &RedisServer, key: &str) -> u32 {
@@ -113,7 +113,7 @@ async fn lanes_of_a_model_share_its_total_limit() {
 }
 
 async fn total_holds(permits: &Permits) {
-    let ask = |tenant, limit, total| Ask { lane: lane(tenant), limit, total, want: 5 };
+    let ask = |tenant, limit, total| Ask { lane: lane(tenant), limit, total, cap: None, want: 5 };
     let asks = [ask(1, 4, Some(6)), ask(2, 4, Some(6)), ask(3, 4, Some(6))];
     let granted = permits.try_acquire(&asks).await;
     assert_eq!(granted.iter().map(Vec::len).collect::<Vec<_>>(), [4, 2, 0], "in the order asked");
@@ -123,12 +123,38 @@ async fn total_holds(permits: &Permits) {
 }
 
 #[tokio::test]
+async fn lanes_of_a_tenant_share_its_limit_over_all_models() {
+    cap_holds(&Permits::open(None).unwrap()).await;
+    let Some(server) = RedisServer::start().await else { return };
+    let permits = open(&server);
+    cap_holds(&permits).await;
+    assert_eq!(members(&server, "test:sem:tenant:{7}").await, 0, "given back with the lanes' permits");
+    assert!(server.command::<Vec<String>>(&["KEYS", "*tenant*8*"]).await.is_empty(), "nobody else pays");
+}
+
+async fn cap_holds(permits: &Permits) {
+    let ask = |model, tenant, cap| {
+        let lane = Lane { model: ModelId(model), tenant: TenantId(tenant) };
+        Ask { lane, limit: 4, total: Some(5), cap, want: 4 }
+    };
+    let asks = [ask(1, 7, Some(6)), ask(2, 7, Some(6)), ask(3, 7, Some(6)), ask(3, 8, None)];
+    let granted = permits.try_acquire(&asks).await;
+    assert_eq!(granted.iter().map(Vec::len).collect::<Vec<_>>(), [4, 2, 0, 4], "the other tenant is not held up");
+    drop(granted);
+    let granted = permits.try_acquire(&[asks[2], asks[0]]).await;
+    assert_eq!(granted.iter().map(Vec::len).collect::<Vec<_>>(), [4, 2]);
+    drop(granted);
+    // What is dropped goes out with the next ask.
+    drop(permits.try_acquire(&[Ask { limit: 0, ..asks[3] }]).await);
+}
+
+#[tokio::test]
 async fn the_members_of_a_lane_count_for_its_model_only_where_that_is_limited() {
     let Some(server) = RedisServer::start().await else { return };
     let permits = open(&server);
     let _untold = ask(&permits, 3, 1).await;
     assert_eq!((members(&server, LANE_KEY).await, members(&server, TOTAL_KEY).await), (1, 0));
-    let _told = permits.try_acquire(&[Ask { lane: LANE, limit: 3, total: Some(2), want: 3 }]).await;
+    let _told = permits.try_acquire(&[Ask { lane: LANE, limit: 3, total: Some(2), cap: None, want: 3 }]).await;
     assert_eq!((members(&server, LANE_KEY).await, members(&server, TOTAL_KEY).await), (3, 2));
 }
 
@@ -196,7 +222,7 @@ async fn a_held_permit_outlives_its_life_because_it_is_renewed() {
 async fn a_gate_that_lost_its_memory_gets_it_back_from_the_holders() {
     let Some(server) = RedisServer::start().await else { return };
     let (one, other) = (Node::start(&server), Node::start(&server));
-    let all = Ask { lane: LANE, limit: 3, total: Some(3), want: 2 };
+    let all = Ask { lane: LANE, limit: 3, total: Some(3), cap: None, want: 2 };
     let _held = one.try_acquire(&[all]).await;
     let _last = other.try_acquire(&[all]).await;
     server.command::<()>(&["FLUSHALL"]).await;

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use model_asynch::{
     clock,
     config::{OssKind, S3, check::check, raw::RawConfig},
+    consul::Services,
     spool::{Parked, Spool},
     storage::Storage,
     task::{Attempt, CallerHeaders, TaskKey, TenantId},
@@ -56,7 +57,7 @@ fn open_with(kind: OssKind, timeout: Duration) -> Result<Storage, String> {
     let mut config = check(&RawConfig::default()).unwrap();
     config.oss.kind = kind;
     config.oss.timeout = timeout;
-    Storage::open(&config, &"https://asynch.example/api/".parse().unwrap())
+    Storage::open(&config, &"https://asynch.example/api/".parse().unwrap(), &Services::default())
 }
 
 /// Bytes that no compression or repetition hides a mix-up in.

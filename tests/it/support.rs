@@ -3,6 +3,8 @@
 
 pub mod app;
 pub mod backend;
+pub mod collector;
+pub mod consul;
 pub mod eventually;
 pub mod file_service;
 pub mod model;

@@ -59,7 +59,10 @@ fn each_outside_library_has_one_home() {
     only_in(&["redis::{", "redis::aio", "redis::Script", "::redis::"], |name| {
         name.starts_with("src/permits") || name.starts_with("src/wake") || name.starts_with("src/watch")
     });
-    only_in(&["axum::", "use axum"], |name| name.starts_with("src/api") || name == "src/cli/demo/language_model.rs");
+    only_in(&["axum::", "use axum"], |name| {
+        name.starts_with("src/api") || name == "src/dashboard.rs" || name == "src/cli/demo/language_model.rs"
+    });
+    only_in(&["opentelemetry_proto::", "prost::"], |name| name.starts_with("src/trace"));
     only_in(&["object_store::", "use object_store"], |name| name == "src/storage/s3.rs");
     only_in(&["lettre::", "use lettre"], |name| {
         name == "src/monitor/mail.rs" || name == "src/config.rs" || name == "src/config/check/monitor.rs"
@@ -80,14 +83,30 @@ fn arrows_point_down() {
     let layers: [&[&str]; 5] = [
         &["cli", "logging"],
         &["app"],
-        &["api", "worker", "cleaner", "monitor"],
+        &["api", "dashboard", "worker", "cleaner", "maintenance", "monitor", "vitals"],
         &[
-            "catalog", "census", "oplog", "store", "permits", "wake", "storage", "spool", "trips", "periodic", "watch",
-            "turn",
+            "catalog", "census", "oplog", "recorder", "store", "permits", "wake", "storage", "spool", "trips",
+            "periodic", "watch", "turn", "tenants", "trace", "consul",
         ],
         &[
-            "task", "model", "alert", "caller", "token", "jwt", "stats", "config", "secrets", "egress", "clock",
-            "faults", "breath",
+            "metrics",
+            "series",
+            "task",
+            "model",
+            "alert",
+            "caller",
+            "token",
+            "jwt",
+            "stats",
+            "config",
+            "secrets",
+            "egress",
+            "clock",
+            "log_level",
+            "faults",
+            "breath",
+            "job",
+            "tenant",
         ],
     ];
     let layer = |module: &str| layers.iter().position(|layer| layer.contains(&module));

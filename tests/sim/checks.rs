@@ -237,6 +237,10 @@ impl Checks {
         if limit > 0 && calling > limit {
             self.wrong(format!("{calling} calls of model {} run, whose totalConcurrency is {limit}", lane.model));
         }
+        let calling = table.calling_tenant(lane.tenant);
+        if let Some(cap) = table.caps.get(&lane.tenant).filter(|cap| calling > **cap) {
+            self.wrong(format!("{calling} calls of tenant {} run, whose maxConcurrency is {cap}", lane.tenant));
+        }
     }
 
     /// Nobody is declared dead for what the database did, and whoever is calls no model any more.
@@ -420,8 +424,10 @@ impl Checks {
         let lane_full = table.calling(row.lane).max(redis.out(row.lane, now) as i64) >= i64::from(max);
         let out = table.calling_model(row.lane.model).max(redis.out_total(row.lane.model, now) as i64);
         let model_full = total > 0 && out >= i64::from(total);
+        let out = table.calling_tenant(row.lane.tenant).max(redis.out_cap(row.lane.tenant, now) as i64);
+        let tenant_full = table.caps.get(&row.lane.tenant).is_some_and(|cap| out >= *cap);
         let someone = processes.values().any(|process| process.node.get().is_some() && process.free() > 0);
-        !lane_full && !model_full && someone
+        !lane_full && !model_full && !tenant_full && someone
     }
 
     /// Tasks that have not ended.

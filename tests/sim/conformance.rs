@@ -12,9 +12,10 @@ use model_asynch::{
         tasks::{TaskFilter, Want},
     },
     task::{
-        Abandoned, Attempt, Failure, FailureKind, Lane, ModelId, NodeId, Running, TaskKey, TenantId,
+        Abandoned, Attempt, AttemptOutcome, Failure, FailureKind, Lane, ModelId, NodeId, Running, TaskKey, TenantId,
         lifecycle::{self, Phase, Place, Slot, State, StoredFile, Transition},
     },
+    tenant::{Plans, Terms},
 };
 use sqlx::{AssertSqlSafe, PgPool, SqlitePool};
 use tokio_util::sync::CancellationToken;
@@ -83,6 +84,15 @@ impl Raw {
         self.run(&format!("UPDATE asynch_watch SET since = since - {by}, held_until = held_until - {by}")).await;
     }
 
+    /// Rows in the ledger.
+    async fn attempts(&self) -> i64 {
+        let sql = "SELECT count(*) FROM asynch_attempt";
+        match self {
+            Raw::Postgres(pool) => sqlx::query_scalar(sql).fetch_one(pool).await.unwrap(),
+            Raw::Sqlite(pool) => sqlx::query_scalar(sql).fetch_one(pool).await.unwrap(),
+        }
+    }
+
     /// What callers do not see of a row: attempt, owner, lost attempts, and whether it rests.
     async fn inside(&self, key: TaskKey) -> (i32, Option<NodeId>, i32, bool) {
         let (tenant, task) = (key.tenant.0, key.id.0);
@@ -134,6 +144,7 @@ impl Pair {
         for _ in 0..2 {
             pair.add_node().await;
         }
+        pair.cap(TenantId(1), 4).await;
         // Postgres makes a lane's rows with its first task; a claim before that would find it busy.
         for lane in pair.lanes.clone() {
             pair.enqueue(lane).await;
@@ -157,6 +168,13 @@ impl Pair {
         let model = self.real.store.models_by_id(&[ModelId(number)]).await.unwrap().remove(0);
         self.table.models.insert(model.id, Registered { model: model.into(), deleted: false });
         self.lanes.extend([1, 2].map(|tenant| Lane { model: ModelId(number), tenant: TenantId(tenant) }));
+    }
+
+    /// Limits what a tenant may have running over all models.
+    async fn cap(&mut self, tenant: TenantId, cap: i32) {
+        let set = |_: &mut Option<String>, own: &mut Terms| own.max_concurrency = Some(cap);
+        self.real.store.update_tenant(tenant, "ann", &Plans::default(), set).await.unwrap();
+        self.table.caps.insert(tenant, i64::from(cap));
     }
 
     async fn add_node(&mut self) {
@@ -344,6 +362,7 @@ impl Pair {
             there += self.real.store.list_tasks(TenantId(tenant), &TaskFilter::default(), page).await.unwrap().total;
         }
         assert_eq!(there, self.table.rows.len() as i64);
+        assert_eq!(self.real.raw.attempts().await, self.table.ledger.len() as i64, "none outlives its task");
         for row in self.table.rows.values() {
             let task = self.real.store.task(row.key).await.unwrap().expect("a row that the model has");
             let seen = (task.state, task.phase, task.retry_count, &task.error_msg, &task.oss_key);
@@ -353,6 +372,20 @@ impl Pair {
             assert_eq!(task.finished_at.is_some(), row.finished_at.is_some(), "{row:?}");
             let inside = (row.attempt.0, row.owner, row.lost_attempts, row.due_at.is_some());
             assert_eq!(self.real.raw.inside(row.key).await, inside, "{row:?}");
+            let ended: Vec<_> = self
+                .real
+                .store
+                .attempts(row.key)
+                .await
+                .unwrap()
+                .unwrap()
+                .into_iter()
+                .filter_map(|past| match past.outcome {
+                    AttemptOutcome::Ended(ending) => Some((past.attempt, ending, past.node.unwrap(), past.error)),
+                    AttemptOutcome::Running | AttemptOutcome::Succeeded => None,
+                })
+                .collect();
+            assert_eq!(ended, self.table.ended(row.key), "{row:?}");
         }
     }
 }

@@ -3,6 +3,8 @@
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
+use model_asynch::task::TenantId;
+
 use crate::{process::Process, runtime::WORLD, world::Sim};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -199,6 +201,9 @@ async fn episode(sim: &Sim, fault: Fault) {
 fn change_model(sim: &Sim) {
     let mut table = sim.table.borrow_mut();
     let mut rng = sim.rt.rng();
+    if let Some(cap) = table.caps.get_mut(&TenantId(1)).filter(|_| rng.bool()) {
+        *cap = rng.i64(1..6);
+    }
     let Some(registered) = rng.choice(table.models.values_mut()) else { return };
     let spec = &mut Arc::make_mut(&mut registered.model).spec;
     match rng.usize(..3) {

@@ -10,7 +10,7 @@ use std::{
 
 use model_asynch::{
     permits::{Ask, breaker::Breaker},
-    task::{Lane, ModelId},
+    task::{Lane, ModelId, TenantId},
 };
 use tokio::sync::{Mutex, Notify};
 
@@ -37,6 +37,7 @@ pub struct Redis {
 enum Key {
     Lane(Lane),
     Model(ModelId),
+    Tenant(TenantId),
 }
 
 /// Epoch and sequence number.
@@ -47,11 +48,14 @@ type Member = (u32, u64);
 struct Place {
     lane: Lane,
     in_total: bool,
+    in_cap: bool,
 }
 
 impl Place {
     fn keys(self) -> impl Iterator<Item = Key> {
-        [Some(Key::Lane(self.lane)), self.in_total.then_some(Key::Model(self.lane.model))].into_iter().flatten()
+        let Lane { model, tenant } = self.lane;
+        let total = self.in_total.then_some(Key::Model(model));
+        [Some(Key::Lane(self.lane)), total, self.in_cap.then_some(Key::Tenant(tenant))].into_iter().flatten()
     }
 }
 
@@ -66,6 +70,11 @@ impl Redis {
         self.count(Key::Model(model), now)
     }
 
+    /// Permits out over all models.
+    pub fn out_cap(&self, tenant: TenantId, now: Micros) -> usize {
+        self.count(Key::Tenant(tenant), now)
+    }
+
     pub fn flush(&mut self) {
         self.sets.clear();
         self.board = Board::default();
@@ -77,10 +86,11 @@ impl Redis {
 
     fn acquire(&mut self, place: Place, epoch: u32, first: u64, ask: &Ask, now: Micros) -> u64 {
         let mut room = u64::from(ask.want);
-        for (key, limit) in place.keys().zip([Some(ask.limit), ask.total]) {
+        let limits = [Some(ask.limit), ask.total, ask.cap].into_iter().flatten();
+        for (key, limit) in place.keys().zip(limits) {
             let set = self.sets.entry(key).or_default();
             set.retain(|_, until| *until > now);
-            room = room.min(u64::from(limit.unwrap_or(u32::MAX)).saturating_sub(set.len() as u64));
+            room = room.min(u64::from(limit).saturating_sub(set.len() as u64));
         }
         for seq in first..first + room {
             self.add(place, (epoch, seq), now);
@@ -311,5 +321,5 @@ impl Gate {
 }
 
 fn place(ask: &Ask) -> Place {
-    Place { lane: ask.lane, in_total: ask.total.is_some() }
+    Place { lane: ask.lane, in_total: ask.total.is_some(), in_cap: ask.cap.is_some() }
 }

@@ -326,7 +326,10 @@ impl Process {
         asked: &[Lane],
         free: usize,
     ) -> Result<(), Away> {
-        let asks = life.lanes.asks(asked, free, &self.models(sim).await?);
+        let models = self.models(sim).await?;
+        let caps = sim.table.borrow().caps.clone();
+        let cap = |tenant| caps.get(&tenant).and_then(|cap| u32::try_from(*cap).ok());
+        let asks = life.lanes.asks(asked, free, &models, cap);
         let granted = self.gate.try_acquire(self, &asks).await;
         let mut permits: HashMap<Lane, Vec<Permit>> = HashMap::new();
         let mut wants = Vec::new();

@@ -18,8 +18,8 @@ use model_asynch::{
         tally::{self, Outcome},
     },
     task::{
-        Abandoned, Attempt, CallerHeaders, Lane, ModelId, NodeId, Running, TaskId, TaskKey, Waiting,
-        lifecycle::{Applied, CLAIM, PICK_UP, Phase, Place, State, Transition},
+        Abandoned, Attempt, CallerHeaders, Lane, ModelId, NodeId, Running, TaskId, TaskKey, TenantId, Waiting,
+        lifecycle::{Applied, CLAIM, Ending, PICK_UP, Phase, Place, State, Transition},
         submission::NewTask,
     },
 };
@@ -88,6 +88,8 @@ pub struct Table {
     /// When each watch began, and until when it is held.
     pub watch: HashMap<NodeId, (Micros, Micros)>,
     pub models: BTreeMap<ModelId, Registered>,
+    /// What tenants may have running over all models, where that is limited.
+    pub caps: BTreeMap<TenantId, i64>,
     entrances: HashMap<Lane, Entrance>,
     /// Calls counted in the statistics: successes and failures.
     pub counted: (i64, i64),
@@ -95,6 +97,8 @@ pub struct Table {
     pub written: Vec<Written>,
     /// Who was buried since then.
     pub buried: Vec<Buried>,
+    /// Attempts that ended without success, of tasks that are still there.
+    pub ledger: BTreeMap<(RowKey, Attempt), (Ending, NodeId, String)>,
     pub flaw: Option<Flaw>,
     /// No other process uses it.
     pub is_embedded: bool,
@@ -140,6 +144,7 @@ impl Row {
             key: self.key,
             lane: self.lane,
             attempt: self.attempt,
+            node: self.owner.unwrap_or(NodeId(uuid::Uuid::nil())),
             retry_count: self.retry_count,
             lost_attempts: self.lost_attempts,
             phase: self.phase,
@@ -151,6 +156,7 @@ impl Row {
             traceparent: String::new(),
             created_at: stamp(self.created_at),
             enqueue_at: stamp(self.enqueue_at),
+            started_at: None,
         }
     }
 
@@ -164,11 +170,19 @@ impl Row {
             phase: self.phase,
             creator: self.creator.clone(),
             model_name: self.model_name.clone(),
+            traceparent: String::new(),
+            started_at: None,
         }
     }
 
     fn waiting(&self) -> Waiting {
-        Waiting { key: self.key, lane: self.lane, attempt: self.attempt, model_name: self.model_name.clone() }
+        Waiting {
+            key: self.key,
+            lane: self.lane,
+            attempt: self.attempt,
+            model_name: self.model_name.clone(),
+            traceparent: String::new(),
+        }
     }
 }
 
@@ -182,6 +196,12 @@ impl Table {
         self.rows.get(&place(key))
     }
 
+    /// The attempts of a task that ended without success.
+    pub fn ended(&self, key: TaskKey) -> Vec<(Attempt, Ending, NodeId, String)> {
+        let of_task = self.ledger.range((place(key), Attempt::NONE)..=(place(key), Attempt(i32::MAX)));
+        of_task.map(|((_, attempt), (ending, node, error))| (*attempt, *ending, *node, error.clone())).collect()
+    }
+
     /// Calls running in a lane, as rows.
     pub fn calling(&self, lane: Lane) -> i64 {
         self.rows.values().filter(|row| row.lane == lane && row.is_calling()).count() as i64
@@ -190,6 +210,11 @@ impl Table {
     /// Calls running over all tenants of a model, as rows.
     pub fn calling_model(&self, model: ModelId) -> i64 {
         self.rows.values().filter(|row| row.lane.model == model && row.is_calling()).count() as i64
+    }
+
+    /// Calls running over all models of a tenant, as rows.
+    pub fn calling_tenant(&self, tenant: TenantId) -> i64 {
+        self.rows.values().filter(|row| row.lane.tenant == tenant && row.is_calling()).count() as i64
     }
 
     /// Tasks queued or running.
@@ -278,7 +303,9 @@ impl Table {
         let count = |count: i64| if blind { 0 } else { count };
         let locked = lanes.into_iter().filter(|lane| !busy.contains(lane));
         let total = open.keys().map(|id| (*id, count(self.calling_model(*id)))).collect();
-        Sight { running: locked.map(|lane| (lane, count(self.calling(lane)))).collect(), total, open }
+        let room = |(tenant, cap): (&TenantId, &i64)| (*tenant, Some(cap - count(self.calling_tenant(*tenant))));
+        let capped = self.caps.iter().map(room).collect();
+        Sight { running: locked.map(|lane| (lane, count(self.calling(lane)))).collect(), total, open, capped }
     }
 
     fn take(&mut self, node: NodeId, quota: &Quota, now: Micros) -> Vec<Running> {
@@ -350,6 +377,10 @@ impl Table {
             row.expire_at = (change.state == State::Failed).then(|| now + self.auto_clean(row.lane.model));
             row.updated_at = now;
             self.write(change.key, Some(row));
+            if let Some(ended) = transition.ended() {
+                let entry = (ended.ending, ended.node, tally::storable(ended.error));
+                self.ledger.entry((place(ended.key), ended.attempt)).or_insert(entry);
+            }
             return Outcome::Done;
         }
         let reached = row.state == change.state || (change.state == PICK_UP.from && row.state == PICK_UP.to);
@@ -377,6 +408,9 @@ impl Table {
         }
         let model = self.models.get(&row.lane.model)?.model.clone();
         let call_uncounted = row.state == State::Running && row.phase == Phase::Model;
+        if row.state == State::Queued {
+            self.ledger.remove(&(place(key), attempt));
+        }
         row.state = CLAIM.to;
         row.phase = if call_uncounted { Phase::Model } else { Phase::Upload };
         row.owner = Some(node);
@@ -468,6 +502,7 @@ impl Table {
             self.rows.values().filter(is_due).map(|row| (row.key, row.oss_key.clone())).collect();
         for (key, _) in &due {
             self.write(*key, None);
+            self.ledger.retain(|(task, _), _| *task != place(*key));
         }
         due
     }

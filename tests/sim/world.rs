@@ -273,6 +273,10 @@ impl Sim {
             let registered = Registered { model: model.into(), deleted: false };
             self.table.borrow_mut().models.insert(ModelId(number), registered);
         }
+        let mut rng = self.rt.rng();
+        if rng.bool() {
+            self.table.borrow_mut().caps.insert(TenantId(1), rng.i64(1..6));
+        }
     }
 
     pub fn new_disk(&self) -> u32 {

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{HOUR, HTTP_URL, SECOND, duration, folder, http_url, missing, optional, refuse, required, seconds};
+use super::{
+    HOUR, HTTP_URL, SECOND, consul::url_or_service, duration, folder, http_url, missing, optional, refuse, required,
+    seconds,
+};
 use crate::{
     config::{ConfigError, Oss, OssKind, S3, raw::RawOss},
     secrets::Vault,
@@ -10,12 +13,12 @@ use crate::{
 
 const OSS_KINDS: &str = "fs, s3, http";
 
-pub(super) fn check(raw: &RawOss, vault: &Vault) -> Result<Oss, ConfigError> {
+pub(super) fn check(raw: &RawOss, vault: &Vault, has_consul: bool) -> Result<Oss, ConfigError> {
     let kind = match raw.kind.as_str() {
         "fs" => OssKind::Fs { path: folder("oss.path", &raw.path)?, url_ttl: signed_for(raw, vault)? },
         "s3" => OssKind::S3(s3(raw)?),
         "http" => OssKind::Http {
-            url: http_url("oss.url", required("oss.url", &raw.url, HTTP_URL)?)?,
+            url: url_or_service("oss.url", required("oss.url", &raw.url, HTTP_URL)?, has_consul)?,
             url_pointer: optional("oss.urlPointer", &raw.url_pointer, pointer)?,
         },
         other => return Err(refuse("oss.kind", other, OSS_KINDS)),

@@ -12,7 +12,7 @@ use crate::{
         models::{MODEL_COLUMNS, read_model},
         row::Columns,
         tasks::{
-            AUTO_CLEAN_SECONDS, Adopted, PickedUp, UPLOAD_DEADLINE_SECONDS, micros,
+            AUTO_CLEAN_SECONDS, Adopted, PickedUp, UPLOAD_DEADLINE_SECONDS, ledger, micros,
             rows::{pickup_columns, read_phase, read_picked_up, read_running, read_state, running_columns},
             tally::{self, Outcome, StatKey, Tally},
         },
@@ -135,6 +135,7 @@ pub(in crate::store) async fn apply(pool: &PgPool, transitions: &[Transition]) -
     for run in tally::runs(transitions) {
         apply_run(&mut transaction, transitions, &mut outcomes, run).await?;
     }
+    ledger::record_postgres(&mut transaction, transitions, &outcomes).await?;
     count_calls(&mut transaction, transitions, &outcomes).await?;
     transaction.commit().await?;
     Ok(outcomes)
@@ -287,6 +288,10 @@ pub(in crate::store) async fn adopt(
         .bind(UPLOAD_DEADLINE_SECONDS)
         .fetch_one(&mut *transaction)
         .await?;
+    if read_state(&before)? == State::Queued {
+        let resume = sqlx::query(ledger::RESUME).bind(key.tenant.0).bind(key.id.0).bind(attempt.0);
+        resume.execute(&mut *transaction).await?;
+    }
     let adopted =
         Adopted { task: read_running(&row, vault)?, model: Arc::new(read_model(&model, vault)?), call_uncounted };
     transaction.commit().await?;

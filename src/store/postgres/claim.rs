@@ -1,4 +1,4 @@
-//! Taking queued tasks within `maxConcurrency` and `totalConcurrency`.
+//! Taking queued tasks within `maxConcurrency`, `totalConcurrency` and what tenants may have running.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -27,10 +27,12 @@ use crate::{
 
 /// A lane that somebody else is claiming from is left to them.
 const LOCK_LANES: &str = "
-    SELECT o.model_id, o.tenant_id, COALESCE(m.total_concurrency > 0, FALSE) AS is_shared
+    SELECT o.model_id, o.tenant_id, COALESCE(m.total_concurrency > 0, FALSE) AS is_shared,
+           COALESCE(e.cap > 0, FALSE) AS is_capped
     FROM unnest($1::bigint[], $2::bigint[]) AS w(model_id, tenant_id)
     JOIN asynch_lane_out o ON o.tenant_id = w.tenant_id AND o.model_id = w.model_id
     LEFT JOIN asynch_models m ON m.id = o.model_id
+    LEFT JOIN asynch_tenant e ON e.tenant_id = o.tenant_id
     ORDER BY o.model_id, o.tenant_id
     FOR UPDATE OF o SKIP LOCKED";
 
@@ -64,6 +66,20 @@ const COUNT_MODELS: &str = "
     SELECT w.id, (SELECT count(*) FROM asynch_task t
                   WHERE t.model_id = w.id AND t.phase = 0 AND t.state = 1) AS running
     FROM unnest($1::bigint[]) AS w(id)";
+
+/// A limit over all models is guarded by the tenant's row, after lanes and models.
+const LOCK_TENANTS: &str = "
+    SELECT tenant_id, cap FROM asynch_tenant WHERE tenant_id = ANY($1) AND cap > 0
+    ORDER BY tenant_id FOR NO KEY UPDATE SKIP LOCKED";
+
+/// By lane, for that is how what runs is indexed; what runs was claimed from a lane.
+const COUNT_TENANTS: &str = "
+    SELECT w.tenant_id, (
+        SELECT count(*) FROM asynch_lane_out o
+        JOIN asynch_task t ON t.model_id = o.model_id AND t.tenant_id = o.tenant_id AND t.phase = 0 AND t.state = 1
+        WHERE o.tenant_id = w.tenant_id
+    ) AS running
+    FROM unnest($1::bigint[]) AS w(tenant_id)";
 
 /// The outer limit cuts nothing, for the plan keeps within [`MOST_CLAIMED`](crate::store::tasks::MOST_CLAIMED).
 /// It has to be a literal: the planner takes a limit it does not know for a tenth of the lane, and
@@ -118,21 +134,34 @@ pub(in crate::store) async fn claim(
 async fn look(connection: &mut PgConnection, vault: &Vault, wants: &[Want]) -> Result<Sight, StoreError> {
     let wanted: BTreeSet<Lane> = wants.iter().map(|want| want.lane).collect();
     let locked = lock_lanes(connection, &wanted).await?;
-    let shared: BTreeSet<i64> = locked.iter().filter(|(_, shared)| **shared).map(|(lane, _)| lane.model.0).collect();
+    let shared: BTreeSet<i64> = locked.iter().filter(|(_, with)| with.total).map(|(lane, _)| lane.model.0).collect();
+    let capped: BTreeSet<i64> = locked.iter().filter(|(_, with)| with.cap).map(|(lane, _)| lane.tenant.0).collect();
     let total = if shared.is_empty() { HashMap::new() } else { lock_and_count_models(connection, shared).await? };
-    let sight = Sight { total, ..Sight::default() };
+    let capped = if capped.is_empty() { HashMap::new() } else { lock_and_count_tenants(connection, capped).await? };
+    let sight = Sight { total, capped, ..Sight::default() };
     see_lanes(connection, vault, &wanted, |lane| locked.contains_key(&lane), sight).await
 }
 
-/// The lanes that are locked now, and whether their model has a limit over all tenants.
+/// The limits that a lane shares with others.
+struct Shared {
+    /// Its model's, over all tenants.
+    total: bool,
+    /// Its tenant's, over all models.
+    cap: bool,
+}
+
+/// The lanes that are locked now.
 async fn lock_lanes(
     connection: &mut PgConnection,
     wanted: &BTreeSet<Lane>,
-) -> Result<BTreeMap<Lane, bool>, StoreError> {
+) -> Result<BTreeMap<Lane, Shared>, StoreError> {
     let (models, tenants) = columns(wanted);
     let rows = sqlx::query(LOCK_LANES).bind(models).bind(tenants).fetch_all(&mut *connection).await?;
-    let lock = |row: &PgRow| Ok((read_lane(row)?, row.flag("is_shared")?));
-    let locked: BTreeMap<Lane, bool> = rows.iter().map(lock).collect::<Result<_, StoreError>>()?;
+    let lock = |row: &PgRow| {
+        let with = Shared { total: row.flag("is_shared")?, cap: row.flag("is_capped")? };
+        Ok((read_lane(row)?, with))
+    };
+    let locked: BTreeMap<Lane, Shared> = rows.iter().map(lock).collect::<Result<_, StoreError>>()?;
     let (models, tenants) = columns(wanted.iter().filter(|lane| !locked.contains_key(lane)));
     if !models.is_empty() {
         sqlx::query(MAKE_MISSING).bind(models).bind(tenants).execute(connection).await?;
@@ -184,6 +213,25 @@ async fn lock_and_count_models(
         sqlx::query_scalar(LOCK_MODELS).bind(Vec::from_iter(shared)).fetch_all(&mut *connection).await?;
     let rows = sqlx::query(COUNT_MODELS).bind(locked).fetch_all(connection).await?;
     rows.iter().map(|row| Ok((ModelId(row.big("id")?), row.big("running")?))).collect()
+}
+
+/// What each tenant with a limit over all models may still start.
+async fn lock_and_count_tenants(
+    connection: &mut PgConnection,
+    capped: BTreeSet<i64>,
+) -> Result<HashMap<TenantId, Option<i64>>, StoreError> {
+    let mut rooms: HashMap<TenantId, Option<i64>> = capped.iter().map(|tenant| (TenantId(*tenant), None)).collect();
+    let locked = sqlx::query(LOCK_TENANTS).bind(Vec::from_iter(capped)).fetch_all(&mut *connection).await?;
+    let mut caps = HashMap::with_capacity(locked.len());
+    for row in &locked {
+        caps.insert(row.big("tenant_id")?, i64::from(row.int("cap")?));
+    }
+    let counted = sqlx::query(COUNT_TENANTS).bind(caps.keys().copied().collect::<Vec<i64>>());
+    for row in &counted.fetch_all(connection).await? {
+        let (tenant, running) = (row.big("tenant_id")?, row.big("running")?);
+        rooms.insert(TenantId(tenant), caps.get(&tenant).map(|cap| cap - running));
+    }
+    Ok(rooms)
 }
 
 async fn take(

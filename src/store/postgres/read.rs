@@ -1,4 +1,4 @@
-//! Finding tasks: listings for callers, candidates for the cleaner, lanes for the dispatcher.
+//! Finding tasks: candidates for the cleaner, lanes for the dispatcher.
 
 use std::time::Duration;
 
@@ -6,28 +6,14 @@ use sqlx::PgPool;
 
 use crate::{
     store::{
-        Listing, Page, StoreError,
+        StoreError,
         tasks::{
-            OVERDUE_SECONDS, TaskFilter, micros,
-            rows::{read_abandoned, read_lane, read_task, read_waiting, task_columns},
+            OVERDUE_SECONDS, micros,
+            rows::{read_abandoned, read_lane, read_waiting},
         },
-        value::containing,
     },
-    task::{Abandoned, Lane, Task, TenantId, Waiting},
+    task::{Abandoned, Lane, Waiting},
 };
-
-macro_rules! matching {
-    () => {
-        "FROM asynch_task
-         WHERE tenant_id = $1 AND ($2::text IS NULL OR model_name LIKE $2 ESCAPE '\\')
-           AND ($3::text IS NULL OR task_id::text LIKE $3 ESCAPE '\\')
-           AND ($4::smallint IS NULL OR state = $4)"
-    };
-}
-
-const COUNT: &str = concat!("SELECT count(*) ", matching!());
-
-const LIST: &str = concat!("SELECT ", task_columns!(), " ", matching!(), " ORDER BY task_id DESC LIMIT $5 OFFSET $6");
 
 /// Hops from lane to lane over the index of claimable tasks, whatever lies between two hops.
 macro_rules! lanes {
@@ -48,7 +34,8 @@ const LANES: &str = concat!(lanes!(), " SELECT tenant_id, model_id FROM lanes");
 
 /// All that run are looked at, in the one index of running tasks: there are only as many as calls.
 const ABANDONED: &str = "
-    SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.owner, t.lost_attempts, t.phase, t.creator, t.model_name
+    SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.owner, t.lost_attempts, t.phase, t.creator, t.model_name,
+           t.traceparent, t.started_at
     FROM asynch_task t
     WHERE t.state = 1 AND (t.deadline_at < now() - $1 * interval '1 second'
                            OR t.owner NOT IN (SELECT n.node FROM asynch_node n))
@@ -59,7 +46,7 @@ const ABANDONED: &str = "
 const QUEUED_LONGER_THAN: &str = concat!(
     lanes!(),
     " SELECT w.* FROM lanes l CROSS JOIN LATERAL (
-        SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.model_name FROM asynch_task t
+        SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.model_name, t.traceparent FROM asynch_task t
         WHERE t.tenant_id = l.tenant_id AND t.model_id = l.model_id AND t.state = 0 AND t.due_at IS NULL
           AND t.enqueue_at < now() - $1 * interval '1 microsecond'
           AND t.updated_at < now() - $1 * interval '1 microsecond'
@@ -71,31 +58,16 @@ const QUEUED_LONGER_THAN: &str = concat!(
 const QUEUED_FOR_DELETED_MODELS: &str = "
     SELECT w.* FROM asynch_models m JOIN asynch_lane_in i ON i.model_id = m.id
     CROSS JOIN LATERAL (
-        (SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.model_name FROM asynch_task t
+        (SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.model_name, t.traceparent
+         FROM asynch_task t
          WHERE t.tenant_id = i.tenant_id AND t.model_id = i.model_id AND t.state = 0 AND t.due_at IS NULL LIMIT $1)
         UNION ALL
-        (SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.model_name FROM asynch_task t
+        (SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.model_name, t.traceparent
+         FROM asynch_task t
          WHERE t.tenant_id = i.tenant_id AND t.model_id = i.model_id AND t.state = 0 AND t.due_at IS NOT NULL LIMIT $1)
     ) w
     WHERE m.deleted_at IS NOT NULL
     LIMIT $1";
-
-/// Ids of `UUIDv7` sort by creation, and the key begins with the tenant: no sorting, no other index.
-pub(in crate::store) async fn list_tasks(
-    pool: &PgPool,
-    tenant: TenantId,
-    filter: &TaskFilter,
-    page: Page,
-) -> Result<Listing<Task>, StoreError> {
-    let model_name = filter.model_name.as_deref().map(containing);
-    let task_id = filter.task_id.as_deref().map(|part| containing(&part.to_lowercase()));
-    let state = filter.state.map(|state| state.number());
-    let total = sqlx::query_scalar(COUNT).bind(tenant.0).bind(&model_name).bind(&task_id).bind(state);
-    let total = total.fetch_one(pool).await?;
-    let list = sqlx::query(LIST).bind(tenant.0).bind(&model_name).bind(&task_id).bind(state);
-    let rows = list.bind(page.limit).bind(page.offset).fetch_all(pool).await?;
-    Ok(Listing { list: rows.iter().map(read_task).collect::<Result<_, _>>()?, total })
-}
 
 /// Every lane that has a claimable task.
 pub(in crate::store) async fn lanes_with_work(pool: &PgPool) -> Result<Vec<Lane>, StoreError> {

@@ -14,7 +14,7 @@ use crate::{
         models::{MODEL_COLUMNS, read_model},
         row::Columns,
         tasks::{
-            AUTO_CLEAN_SECONDS, Adopted, PickedUp, UPLOAD_DEADLINE_SECONDS, micros,
+            AUTO_CLEAN_SECONDS, Adopted, PickedUp, UPLOAD_DEADLINE_SECONDS, ledger, micros,
             rows::{pickup_columns, read_key, read_phase, read_picked_up, read_running, read_state, running_columns},
             tally::{self, Outcome},
         },
@@ -158,6 +158,7 @@ pub(in crate::store) async fn apply(
     for run in tally::runs(transitions) {
         apply_run(&mut transaction, transitions, &mut outcomes, run, now).await?;
     }
+    ledger::record_sqlite(&mut transaction, transitions, &outcomes, now).await?;
     count_calls(&mut transaction, transitions, &outcomes, now).await?;
     transaction.commit().await?;
     Ok(outcomes)
@@ -311,6 +312,10 @@ pub(in crate::store) async fn adopt(
         .bind(now + UPLOAD_DEADLINE_SECONDS * MICROS)
         .fetch_one(&mut *transaction)
         .await?;
+    if read_state(&before)? == State::Queued {
+        let resume = sqlx::query(ledger::RESUME).bind(key.tenant.0).bind(Id(key.id.0)).bind(attempt.0);
+        resume.execute(&mut *transaction).await?;
+    }
     let adopted =
         Adopted { task: read_running(&row, vault)?, model: Arc::new(read_model(&model, vault)?), call_uncounted };
     transaction.commit().await?;

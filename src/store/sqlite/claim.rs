@@ -1,4 +1,4 @@
-//! Taking queued tasks within `maxConcurrency` and `totalConcurrency`.
+//! Taking queued tasks within `maxConcurrency`, `totalConcurrency` and what tenants may have running.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -15,6 +15,7 @@ use crate::{
     store::{
         StoreError,
         models::{MODEL_COLUMNS, read_model},
+        row::Columns,
         tasks::{
             CLAIM_GRACE_SECONDS, Claim, Want,
             quota::{Plan, Quota, Sight},
@@ -25,10 +26,16 @@ use crate::{
     task::{Lane, ModelId, NodeId, Running, lifecycle},
 };
 
-const COUNT_LANE: &str =
-    "SELECT count(*) FROM asynch_task WHERE model_id = $1 AND tenant_id = $2 AND phase = 0 AND state = 1";
+const COUNT_LANE: &str = "
+    SELECT count(*) AS running, COALESCE((SELECT cap FROM asynch_tenant WHERE tenant_id = $2), 0) AS cap
+    FROM asynch_task WHERE model_id = $1 AND tenant_id = $2 AND phase = 0 AND state = 1";
 
 const COUNT_MODEL: &str = "SELECT count(*) FROM asynch_task WHERE model_id = $1 AND phase = 0 AND state = 1";
+
+/// By lane, for that is how what runs is indexed; what runs was claimed from a lane.
+const COUNT_TENANT: &str = "
+    SELECT count(*) FROM asynch_lane_out o CROSS JOIN asynch_task t
+    WHERE o.tenant_id = $1 AND t.model_id = o.model_id AND t.tenant_id = o.tenant_id AND t.phase = 0 AND t.state = 1";
 
 const TAKE: &str = concat!(
     "
@@ -72,8 +79,14 @@ async fn look(connection: &mut SqliteConnection, vault: &Vault, wants: &[Want]) 
     let lanes: BTreeSet<Lane> = wants.iter().map(|want| want.lane).collect();
     let mut sight = Sight { open: open_models(connection, vault, &lanes).await?, ..Sight::default() };
     for lane in lanes {
-        let running = sqlx::query_scalar(COUNT_LANE).bind(lane.model.0).bind(lane.tenant.0);
-        sight.running.insert(lane, running.fetch_one(&mut *connection).await?);
+        let seen = sqlx::query(COUNT_LANE).bind(lane.model.0).bind(lane.tenant.0).fetch_one(&mut *connection).await?;
+        sight.running.insert(lane, seen.big("running")?);
+        let cap = seen.big("cap")?;
+        if cap > 0 && !sight.capped.contains_key(&lane.tenant) {
+            let running = sqlx::query_scalar(COUNT_TENANT).bind(lane.tenant.0);
+            let running: i64 = running.fetch_one(&mut *connection).await?;
+            sight.capped.insert(lane.tenant, Some(cap - running));
+        }
     }
     for model in sight.open.values().filter(|model| model.spec.total_concurrency > 0) {
         let running = sqlx::query_scalar(COUNT_MODEL).bind(model.id.0);

@@ -1,4 +1,4 @@
-//! Finding tasks: listings for callers, candidates for the cleaner, lanes for the dispatcher.
+//! Finding tasks: candidates for the cleaner, lanes for the dispatcher.
 
 use std::time::Duration;
 
@@ -7,27 +7,14 @@ use sqlx::SqlitePool;
 use super::now;
 use crate::{
     store::{
-        Listing, Page, StoreError,
+        StoreError,
         tasks::{
-            TaskFilter, micros,
-            rows::{read_abandoned, read_lane, read_task, read_waiting, task_columns},
+            micros,
+            rows::{read_abandoned, read_lane, read_waiting},
         },
     },
-    task::{Abandoned, Lane, Task, TenantId, Waiting},
+    task::{Abandoned, Lane, Waiting},
 };
-
-/// `instr`, because SQLite's LIKE takes no notice of case.
-macro_rules! matching {
-    () => {
-        "FROM asynch_task
-         WHERE tenant_id = $1 AND ($2 IS NULL OR instr(model_name, $2) > 0)
-           AND ($3 IS NULL OR instr(task_id, $3) > 0) AND ($4 IS NULL OR state = $4)"
-    };
-}
-
-const COUNT: &str = concat!("SELECT count(*) ", matching!());
-
-const LIST: &str = concat!("SELECT ", task_columns!(), " ", matching!(), " ORDER BY task_id DESC LIMIT $5 OFFSET $6");
 
 /// Hops from lane to lane over the index of claimable tasks, whatever lies between two hops.
 macro_rules! lanes {
@@ -51,7 +38,8 @@ const LANES: &str = concat!(lanes!(), " SELECT tenant_id, model_id FROM lanes");
 /// Deadlines are no reason: they are on this process's own wall clock, which may jump, and it is this
 /// process that keeps them.
 const ABANDONED: &str = "
-    SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.owner, t.lost_attempts, t.phase, t.creator, t.model_name
+    SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.owner, t.lost_attempts, t.phase, t.creator, t.model_name,
+           t.traceparent, t.started_at
     FROM asynch_task t
     WHERE t.state = 1 AND t.owner NOT IN (SELECT node FROM asynch_node)
     LIMIT $1";
@@ -60,7 +48,7 @@ const ABANDONED: &str = "
 /// a queued row.
 const QUEUED_LONGER_THAN: &str = concat!(
     lanes!(),
-    " SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.model_name
+    " SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.model_name, t.traceparent
       FROM lanes l CROSS JOIN asynch_task t
       WHERE t.tenant_id = l.tenant_id AND t.model_id = l.model_id AND t.state = 0 AND t.due_at IS NULL
         AND t.enqueue_at < $1 AND t.updated_at < $1
@@ -69,33 +57,16 @@ const QUEUED_LONGER_THAN: &str = concat!(
 
 /// Two halves, one for each partial index of queued tasks.
 const QUEUED_FOR_DELETED_MODELS: &str = "
-    SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.model_name
+    SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.model_name, t.traceparent
     FROM asynch_models m CROSS JOIN asynch_lane_in i CROSS JOIN asynch_task t
     WHERE m.deleted_at IS NOT NULL AND i.model_id = m.id
       AND t.tenant_id = i.tenant_id AND t.model_id = i.model_id AND t.state = 0 AND t.due_at IS NULL
     UNION ALL
-    SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.model_name
+    SELECT t.tenant_id, t.task_id, t.model_id, t.attempt, t.model_name, t.traceparent
     FROM asynch_models m CROSS JOIN asynch_lane_in i CROSS JOIN asynch_task t
     WHERE m.deleted_at IS NOT NULL AND i.model_id = m.id
       AND t.tenant_id = i.tenant_id AND t.model_id = i.model_id AND t.state = 0 AND t.due_at IS NOT NULL
     LIMIT $1";
-
-/// Ids of `UUIDv7` sort by creation, and the key begins with the tenant: no sorting, no other index.
-pub(in crate::store) async fn list_tasks(
-    readers: &SqlitePool,
-    tenant: TenantId,
-    filter: &TaskFilter,
-    page: Page,
-) -> Result<Listing<Task>, StoreError> {
-    let model_name = filter.model_name.as_deref();
-    let task_id = filter.task_id.as_deref().map(str::to_lowercase);
-    let state = filter.state.map(|state| state.number());
-    let total = sqlx::query_scalar(COUNT).bind(tenant.0).bind(model_name).bind(&task_id).bind(state);
-    let total = total.fetch_one(readers).await?;
-    let list = sqlx::query(LIST).bind(tenant.0).bind(model_name).bind(&task_id).bind(state);
-    let rows = list.bind(page.limit).bind(page.offset).fetch_all(readers).await?;
-    Ok(Listing { list: rows.iter().map(read_task).collect::<Result<_, _>>()?, total })
-}
 
 /// Every lane that has a claimable task.
 pub(in crate::store) async fn lanes_with_work(readers: &SqlitePool) -> Result<Vec<Lane>, StoreError> {

@@ -9,8 +9,8 @@ use crate::{
     store::{
         StoreError,
         tasks::{
-            Purged, micros,
-            rows::{read_lane, read_purged},
+            Purged, ledger, micros,
+            rows::{read_lane, read_purged, tried},
         },
     },
     task::Lane,
@@ -44,12 +44,12 @@ const PURGE_EXPIRED: &str = "
     WHERE id IN (
         SELECT id FROM asynch_task WHERE state IN (3, 4, 5) AND expire_at <= $2 ORDER BY expire_at LIMIT $1
     )
-    RETURNING tenant_id, task_id, model_name, attempt, oss_key";
+    RETURNING tenant_id, task_id, model_name, attempt, oss_key, attempt > 1 OR state = 3 AS tried";
 
 const PURGE_UNCLAIMED: &str = "
     DELETE FROM asynch_task
     WHERE id IN (SELECT id FROM asynch_task WHERE state = 2 AND finished_at <= $2 ORDER BY finished_at LIMIT $1)
-    RETURNING tenant_id, task_id, model_name, attempt, oss_key";
+    RETURNING tenant_id, task_id, model_name, attempt, oss_key, attempt > 1 OR state = 3 AS tried";
 
 /// Ends the rest of due retries; one lane for each of them.
 pub(in crate::store) async fn promote_due(writer: &SqlitePool, most: u32) -> Result<Vec<Lane>, StoreError> {
@@ -90,6 +90,7 @@ pub(in crate::store) async fn purge(
         let purge = sqlx::query(PURGE_UNCLAIMED).bind(left).bind(now - micros(unclaimed));
         rows.extend(purge.fetch_all(&mut *transaction).await?);
     }
+    ledger::forget_sqlite(&mut transaction, &tried(&rows)?).await?;
     transaction.commit().await?;
     rows.iter().map(read_purged).collect()
 }

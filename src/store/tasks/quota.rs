@@ -1,5 +1,5 @@
-//! How many tasks each lane may give: `maxConcurrency` and `totalConcurrency`, decided under the
-//! lanes' locks. Pure; the statements are in `postgres` and `sqlite`. Public for `tests/sim` alone.
+//! How many tasks each lane may give: `maxConcurrency`, `totalConcurrency` and the tenant's limit over
+//! all models, decided under the lanes' locks. Pure; the statements are in `postgres` and `sqlite`. Public for `tests/sim` alone.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use super::{Claim, LaneVerdict, MOST_CLAIMED, Want};
 use crate::{
     model::Model,
-    task::{Lane, ModelId, Running},
+    task::{Lane, ModelId, Running, TenantId},
 };
 
 /// What the claim sees once it holds its locks.
@@ -23,6 +23,9 @@ pub struct Sight {
     pub running: HashMap<Lane, i64>,
     /// Calls running over all tenants, of each model with a `totalConcurrency` that is locked.
     pub total: HashMap<ModelId, i64>,
+    /// What tenants with a limit over all models may still start; `None`: another node is claiming for
+    /// that tenant.
+    pub capped: HashMap<TenantId, Option<i64>>,
 }
 
 /// What one lane may give.
@@ -38,12 +41,15 @@ pub struct Quota {
     pub timeout_seconds: i32,
 }
 
-/// Shares the room out, first come first served, in rounds: what an empty lane leaves of its
-/// model's room over all tenants goes to the lanes after it. Without that there is one round.
+/// Shares the room out, first come first served, in rounds: what an empty lane leaves of its model's
+/// room over all tenants, or its tenant's over all models, goes to the lanes after it. Without that
+/// there is one round.
 pub struct Plan {
     shares: Vec<Share>,
     /// Room over all tenants, of each model with a `totalConcurrency` that is locked.
     left: HashMap<ModelId, i64>,
+    /// Room over all models, of each tenant that has such a limit and is locked.
+    left_of: HashMap<TenantId, i64>,
     tasks: Vec<Running>,
 }
 
@@ -73,26 +79,27 @@ impl Plan {
         Plan {
             shares: wants.iter().map(share).collect(),
             left: sight.total.iter().filter_map(left).collect(),
+            left_of: sight.capped.iter().filter_map(|(tenant, left)| Some((*tenant, (*left)?))).collect(),
             tasks: Vec::new(),
         }
     }
 
     /// The lanes to claim from next; none when the room is shared out.
     pub fn round(&self) -> Vec<Quota> {
-        let mut left = self.left.clone();
+        let (mut left, mut left_of) = (self.left.clone(), self.left_of.clone());
         let mut at_once = MOST_CLAIMED as i64;
         let quota = |share: &Share| {
+            let Want { lane, since, .. } = share.want;
             let room = share.room.ok().filter(|_| !share.empty)? - share.got;
-            let everywhere = left.get_mut(&share.want.lane.model);
-            let most = everywhere.as_deref().map_or(room, |everywhere| room.min(*everywhere)).min(at_once);
+            let mut shared = [left.get_mut(&lane.model), left_of.get_mut(&lane.tenant)];
+            let most = shared.iter().flatten().fold(room.min(at_once), |most, left| most.min(**left));
             if most <= 0 {
                 return None;
             }
             at_once -= most;
-            if let Some(everywhere) = everywhere {
-                *everywhere -= most;
+            for left in shared.iter_mut().flatten() {
+                **left -= most;
             }
-            let Want { lane, since, .. } = share.want;
             Some(Quota { lane, since, most, timeout_seconds: share.timeout_seconds })
         };
         self.shares.iter().filter_map(quota).collect()
@@ -103,7 +110,8 @@ impl Plan {
         let mut got: HashMap<Lane, i64> = HashMap::new();
         for task in &tasks {
             *got.entry(task.lane).or_default() += 1;
-            if let Some(left) = self.left.get_mut(&task.lane.model) {
+            let shared = [self.left.get_mut(&task.lane.model), self.left_of.get_mut(&task.lane.tenant)];
+            for left in shared.into_iter().flatten() {
                 *left -= 1;
             }
         }
@@ -149,6 +157,9 @@ fn room(want: &Want, sight: &Sight) -> Result<i64, LaneVerdict> {
     if model.spec.total_concurrency > 0 && !sight.total.contains_key(&model.id) {
         return Err(LaneVerdict::Busy);
     }
+    if sight.capped.get(&want.lane.tenant).is_some_and(Option::is_none) {
+        return Err(LaneVerdict::Busy);
+    }
     Ok((i64::from(model.spec.max_concurrency) - running).clamp(0, i64::from(want.most)))
 }
 
@@ -157,7 +168,7 @@ mod tests {
     use super::*;
     use crate::{
         model::{ModelPatch, ModelSpec},
-        task::{TenantId, sample},
+        task::sample,
     };
 
     fn lane(tenant: i64) -> Lane {
@@ -190,6 +201,7 @@ mod tests {
             open: HashMap::from([(model.id, Arc::new(model))]),
             running: (1..).map(lane).zip(running.iter().copied()).collect(),
             total: HashMap::from([(ModelId(1), running.iter().sum())]),
+            capped: HashMap::new(),
         }
     }
 
@@ -240,6 +252,34 @@ mod tests {
         plan.took(&round, tasks(3, 1));
         assert!(plan.round().is_empty());
         assert_eq!(verdicts(plan, &sight), [LaneVerdict::Empty, LaneVerdict::Empty, LaneVerdict::More]);
+    }
+
+    #[test]
+    fn a_tenant_at_its_limit_over_all_models_holds_nobody_else_up() {
+        let mut sight = sight(5, 0, &[0, 0, 0]);
+        sight.capped = HashMap::from([(TenantId(1), Some(0)), (TenantId(2), Some(2)), (TenantId(3), None)]);
+        let mut plan = Plan::new(&[want(1, 4), want(2, 4), want(3, 4)], &sight);
+        let round = plan.round();
+        assert_eq!(most(&plan), [(2, 2)]);
+        plan.took(&round, tasks(2, 2));
+        assert!(plan.round().is_empty());
+        assert_eq!(verdicts(plan, &sight), [LaneVerdict::Full, LaneVerdict::Full, LaneVerdict::Busy]);
+    }
+
+    #[test]
+    fn lanes_of_a_tenant_share_its_limit_over_all_models() {
+        let mut sight = sight(5, 0, &[0]);
+        let second = Lane { model: ModelId(2), tenant: TenantId(1) };
+        let other = Model { id: ModelId(2), ..(*sight.open[&ModelId(1)]).clone() };
+        sight.open.insert(other.id, Arc::new(other));
+        sight.running.insert(second, 0);
+        sight.capped = HashMap::from([(TenantId(1), Some(3))]);
+        let mut plan = Plan::new(&[want(1, 3), Want { lane: second, ..want(1, 9) }], &sight);
+        let round = plan.round();
+        assert_eq!(round.iter().map(|quota| quota.most).collect::<Vec<_>>(), [3], "the first takes what it wants");
+        plan.took(&round, tasks(1, 1));
+        let round = plan.round();
+        assert_eq!(round.iter().map(|quota| (quota.lane, quota.most)).collect::<Vec<_>>(), [(second, 2)]);
     }
 
     #[test]

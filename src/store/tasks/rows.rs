@@ -25,15 +25,16 @@ pub(in crate::store) use task_columns;
 
 macro_rules! running_columns {
     () => {
-        "tenant_id, task_id, model_id, attempt, retry_count, lost_attempts, phase, creator, model_name, input_ref, \
-         CAST(request_payload AS TEXT) AS request_payload, caller_headers, traceparent, created_at, enqueue_at"
+        "tenant_id, task_id, model_id, attempt, owner, retry_count, lost_attempts, phase, creator, model_name, input_ref, \
+         CAST(request_payload AS TEXT) AS request_payload, caller_headers, traceparent, created_at, enqueue_at, \
+         started_at"
     };
 }
 pub(in crate::store) use running_columns;
 
 macro_rules! pickup_columns {
     () => {
-        "task_id, state, oss_file, oss_key, file_type, file_size, error_msg"
+        "task_id, state, oss_file, oss_key, file_type, file_size, error_msg, traceparent"
     };
 }
 pub(in crate::store) use pickup_columns;
@@ -70,6 +71,7 @@ pub(in crate::store) fn read_running(row: &impl Columns, vault: &Vault) -> Resul
         key,
         lane: read_lane(row)?,
         attempt: Attempt(row.int("attempt")?),
+        node: NodeId(row.uuid("owner")?),
         retry_count: row.int("retry_count")?,
         lost_attempts: row.int("lost_attempts")?,
         phase: read_phase(row)?,
@@ -81,6 +83,7 @@ pub(in crate::store) fn read_running(row: &impl Columns, vault: &Vault) -> Resul
         traceparent: row.text("traceparent")?,
         created_at: row.time("created_at")?,
         enqueue_at: row.time("enqueue_at")?,
+        started_at: row.time_if_any("started_at")?,
     })
 }
 
@@ -94,6 +97,7 @@ pub(in crate::store) fn read_picked_up(row: &impl Columns) -> Result<PickedUp, S
         file_type: row.text("file_type")?,
         file_size: row.big("file_size")?,
         error_msg: row.text("error_msg")?,
+        traceparent: row.text("traceparent")?,
     })
 }
 
@@ -108,6 +112,8 @@ pub(in crate::store) fn read_abandoned(row: &impl Columns) -> Result<Abandoned, 
         phase: read_phase(row)?,
         creator: row.text("creator")?,
         model_name: row.text("model_name")?,
+        traceparent: row.text("traceparent")?,
+        started_at: row.time_if_any("started_at")?,
     })
 }
 
@@ -118,6 +124,7 @@ pub(in crate::store) fn read_waiting(row: &impl Columns) -> Result<Waiting, Stor
         lane: read_lane(row)?,
         attempt: Attempt(row.int("attempt")?),
         model_name: row.text("model_name")?,
+        traceparent: row.text("traceparent")?,
     })
 }
 
@@ -142,6 +149,17 @@ pub(in crate::store) fn read_purged(row: &impl Columns) -> Result<Purged, StoreE
         attempt: Attempt(row.int("attempt")?),
         oss_key: row.text("oss_key")?,
     })
+}
+
+/// Of tasks that were deleted, those that may have attempts in the ledger: most have succeeded at once.
+pub(in crate::store) fn tried(rows: &[impl Columns]) -> Result<Vec<TaskKey>, StoreError> {
+    let mut keys = Vec::new();
+    for row in rows {
+        if row.flag("tried")? {
+            keys.push(read_key(row)?);
+        }
+    }
+    Ok(keys)
 }
 
 /// Reads tenant and id.

@@ -122,6 +122,7 @@ mod tests {
             lane: Lane { model: ModelId(1), tenant: TenantId(7) },
             attempt: Attempt(0),
             model_name: String::new(),
+            traceparent: String::new(),
         };
         lifecycle::dropped_from_queue(&waiting, String::new())
     }
@@ -136,6 +137,8 @@ mod tests {
             phase: lifecycle::Phase::Model,
             creator: "ann".into(),
             model_name: "tts".into(),
+            traceparent: String::new(),
+            started_at: None,
         };
         let call = CallCount {
             day: NaiveDate::default(),

@@ -26,6 +26,7 @@ const API_KEY: &str = "planted-api-key-0451";
 const GATEWAY: &str = "planted-gateway-secret-0451";
 const REDIS: &str = "planted-redis-password-0451";
 const CALLER: &str = "planted-caller-authorization-0451";
+const NEIGHBOUR: &str = "planted-token-of-a-neighbour-0451";
 const GUESS: &str = "ma_planted-guess-of-a-token-0451";
 
 /// Everything that anyone was told.
@@ -141,9 +142,16 @@ backend_test!(behind_a_gateway_no_secret_gets_out, async |db: &TestDb| {
     files.script([Stored::Answer(500, echo.clone()), Stored::Answer(200, echo)]);
     let (key, upload) = (STANDARD.encode([7; 32]), files.url().to_string());
     let password = database_password(db);
+    // A collector of traces and a Consul agent, as far as it matters here.
+    let neighbours = FakeModel::always(Reply::Body("application/json", "[]".into())).await;
+    let headers = format!("Authorization:Bearer {NEIGHBOUR}");
     let mut settings = vec![
         ("log.level", EVERYTHING),
         ("log.format", "json"),
+        ("telemetry.otlpEndpoint", &neighbours.url),
+        ("telemetry.otlpHeaders", &headers),
+        ("consul.address", &neighbours.url),
+        ("consul.token", NEIGHBOUR),
         ("auth.mode", "gateway"),
         ("auth.gatewaySecret", GATEWAY),
         ("secrets.key", &key),
@@ -151,7 +159,7 @@ backend_test!(behind_a_gateway_no_secret_gets_out, async |db: &TestDb| {
         ("oss.kind", "http"),
         ("oss.url", &upload),
     ];
-    let mut planted = vec![API_KEY, GATEWAY, REDIS, CALLER, GUESS, key.as_str()];
+    let mut planted = vec![API_KEY, GATEWAY, REDIS, CALLER, NEIGHBOUR, GUESS, key.as_str()];
     if let Some((password, url)) = &password {
         settings.push(("database.url", url));
         planted.push(password);
@@ -165,6 +173,11 @@ backend_test!(behind_a_gateway_no_secret_gets_out, async |db: &TestDb| {
     told.answer(&node.api.get("/readyz").await);
     let id = caller.create_task("m", &Value::Null).await;
     caller.until(&id, &[2]).await;
+    until("traces", async || neighbours.calls().iter().any(|call| call.target == "/v1/traces")).await;
+    for call in neighbours.calls() {
+        assert!(format!("{:?}", call.headers).contains(NEIGHBOUR), "{call:?}");
+        told.0.push(String::from_utf8_lossy(&call.body).into_owned());
+    }
     search(db, node, told, &planted).await;
 });
 

@@ -9,16 +9,20 @@ use crate::{
 };
 
 /// Every route that reads a body, with its method.
-const WITH_BODY: [(&str, &str); 10] = [
+const WITH_BODY: [(&str, &str); 14] = [
     ("POST", "/task/createTask"),
     ("POST", "/task/getTaskBatch"),
     ("POST", "/task/listTask"),
+    ("POST", "/task/listAttempt"),
     ("POST", "/model/createModel"),
     ("PUT", "/model/updateModel"),
     ("POST", "/model/deleteModel"),
     ("POST", "/model/listModel"),
     ("POST", "/stat/listModelStat"),
+    ("POST", "/stat/getOverview"),
+    ("POST", "/stat/listLane"),
     ("POST", "/opLog/listOpLog"),
+    ("POST", "/node/listNode"),
     ("POST", "/monitor/listAlert"),
 ];
 

@@ -153,3 +153,25 @@ backend_test!(tasks_are_listed_newest_first_and_filtered, async |db: &TestDb| {
     }
     app.stop().await;
 });
+
+backend_test!(tasks_are_found_by_who_made_them_for_what_and_when, async |db: &TestDb| {
+    let (app, ann) = with_model(db).await;
+    let bob = app.api.as_tenant(7, "bob");
+    for (api, biz) in [(&ann, "book"), (&ann, "news"), (&bob, "book")] {
+        api.post("/task/createTask", &json!({ "modelName": "tts", "bizName": biz })).await.data();
+    }
+    let total = async |filter: Value| ann.post("/task/listTask", &filter).await.data()["total"].clone();
+    assert_eq!(total(json!({ "creator": "ann" })).await, 2);
+    assert_eq!(total(json!({ "bizName": "book", "creator": "bob" })).await, 1);
+    assert_eq!(total(json!({ "createdFrom": "2020-01-01T00:00:00Z" })).await, 3);
+    assert_eq!(total(json!({ "createdTo": "2020-01-01T00:00:00+08:00" })).await, 0);
+    for (filter, field) in [
+        (json!({ "createdFrom": "yesterday" }), "createdFrom"),
+        (json!({ "createdFrom": "2026-01-02T00:00:00Z", "createdTo": "2026-01-01T00:00:00Z" }), "createdTo"),
+        (json!({ "creator": "x".repeat(65) }), "creator"),
+    ] {
+        let answer = ann.post("/task/listTask", &filter).await;
+        assert_eq!(answer.refused(400, 51, "validation").body["error"]["field"], field);
+    }
+    app.stop().await;
+});

@@ -31,7 +31,10 @@ async fn every_route(api: &Api, named: Option<&Value>) -> Vec<(String, Answer)> 
         ("POST", "/task/createTask", json!({ "modelName": "x" })),
         ("POST", "/task/getTaskBatch", json!({ "taskIds": ["x"] })),
         ("POST", "/task/listTask", json!({})),
+        ("POST", "/task/listAttempt", json!({ "taskId": "x" })),
         ("POST", "/stat/listModelStat", json!({})),
+        ("POST", "/stat/getOverview", json!({})),
+        ("POST", "/stat/listLane", json!({})),
         ("POST", "/opLog/listOpLog", json!({})),
         ("POST", "/monitor/listAlert", json!({})),
     ] {
@@ -51,6 +54,8 @@ async fn every_route(api: &Api, named: Option<&Value>) -> Vec<(String, Answer)> 
         (Method::GET, "/model/getModel?id=1"),
         (Method::DELETE, "/model/deleteModel?id=1"),
         (Method::GET, "/task/getTaskResult?taskId=x"),
+        (Method::GET, "/caller/getCaller?x=1"),
+        (Method::GET, "/node/getHealth?x=1"),
     ] {
         let path = format!("{path}{tenant}");
         answers.push((path.clone(), api.send(api.request(method, &path)).await));

@@ -46,6 +46,29 @@ backend_test!(a_failed_call_is_tried_again_and_every_real_call_is_counted, async
     app.stop().await;
 });
 
+backend_test!(the_timeline_of_a_task_has_every_attempt, async |db: &TestDb| {
+    let app = TestApp::start(db).await;
+    let model = FakeModel::start(|_, before| if before < 1 { status(500) } else { status(400) }).await;
+    let ann = app.api.as_tenant(7, "ann");
+    ann.create_model("m", &model.url, &json!({ "retryTimes": 2 })).await;
+    let id = ann.create_task("m", &Value::Null).await;
+    ann.until(&id, &[3]).await;
+    let attempts = ann.post("/task/listAttempt", &json!({ "taskId": id })).await.data();
+    let list = attempts["list"].as_array().unwrap();
+    assert_eq!(list.len(), 2, "{attempts}");
+    for (number, (attempt, told)) in list.iter().zip(["told you 500", "told you 400"]).enumerate() {
+        assert_eq!((&attempt["attempt"], &attempt["outcome"]), (&json!(number + 1), &json!("failed")));
+        assert!(attempt["error"].as_str().unwrap().contains(told), "{attempt}");
+        assert!(attempt["startedAt"].as_str() <= attempt["endedAt"].as_str() && attempt["node"].is_string());
+        assert!(attempt["seconds"].as_f64().unwrap() >= 0.0);
+    }
+    let unknown = json!({ "taskId": "01970000-0000-7000-8000-000000000001" });
+    ann.post("/task/listAttempt", &unknown).await.refused(404, 65, "not_found");
+    ann.post("/task/listAttempt", &json!({ "taskId": "x" })).await.refused(404, 65, "not_found");
+    app.api.as_tenant(8, "bob").post("/task/listAttempt", &json!({ "taskId": id })).await.refused(404, 65, "not_found");
+    app.stop().await;
+});
+
 backend_test!(a_task_that_rests_shows_its_last_failure, async |db: &TestDb| {
     let app = TestApp::start(db).await;
     let model = FakeModel::always(Reply::Status(503, vec![("retry-after", "60".into())], "busy".into())).await;

@@ -7,6 +7,7 @@ mod claim;
 mod enqueue;
 mod faults;
 mod find;
+mod ledger;
 mod pickup;
 mod plans;
 mod sweep;

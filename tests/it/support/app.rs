@@ -9,6 +9,7 @@ use std::{
 use model_asynch::{
     app::App,
     config::{Database, load},
+    faults::{self, Point},
 };
 use serde_json::{Value, json};
 
@@ -99,6 +100,15 @@ impl TestApp {
 impl Node {
     /// Starts the binary and waits until it answers.
     pub async fn start(db: &TestDb, settings: &[(&str, &str)]) -> Node {
+        Node::with(db, settings, &[]).await
+    }
+
+    /// The same, for one that dies as by `kill -9` when it passes that point for the first time.
+    pub async fn doomed(db: &TestDb, settings: &[(&str, &str)], point: Point) -> Node {
+        Node::with(db, settings, &[(faults::VARIABLE, point.name())]).await
+    }
+
+    async fn with(db: &TestDb, settings: &[(&str, &str)], variables: &[(&str, &str)]) -> Node {
         let address = free_address();
         let log = db.dir().join(format!("node-{}.log", address.replace(':', "-")));
         let output = std::fs::File::create(&log).unwrap();
@@ -107,6 +117,7 @@ impl Node {
             .current_dir(db.dir())
             .env_clear()
             .envs(environment(db, &address, settings))
+            .envs(variables.iter().copied())
             .stdout(output.try_clone().unwrap())
             .stderr(output)
             .stdin(Stdio::null())
@@ -139,6 +150,11 @@ impl Node {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// Waits until it was killed.
+    pub async fn dies(&mut self) {
+        assert_eq!(self.exit_code().await, None, "a signal ended it");
     }
 
     /// Waits for its end and returns the exit code.

@@ -140,7 +140,7 @@ backend_test!(a_waiting_task_can_be_dropped_from_the_queue, async |db: &TestDb| 
     let lane = fixture.lane(ROOMY).await;
     let id = fixture.queue(lane, 1).await[0];
     let key = TaskKey { tenant: lane.tenant, id };
-    let waiting = Waiting { key, lane, attempt: Attempt::NONE, model_name: "tts".into() };
+    let waiting = Waiting { key, lane, attempt: Attempt::NONE, model_name: "tts".into(), traceparent: String::new() };
     fixture.done(lifecycle::dropped_from_queue(&waiting, "waited too long".into())).await;
     assert_eq!(fixture.task(key).await.state, State::Failed);
 

@@ -7,6 +7,7 @@ use futures::future::join_all;
 use model_asynch::{
     store::tasks::{LaneVerdict, Want},
     task::{Attempt, Lane, TenantId, lifecycle, lifecycle::Phase, lifecycle::State},
+    tenant::{Plans, Terms},
 };
 
 use super::{Fixture, Limits, ROOMY, Raw, TENANT, TaskKey, distinct, ids, succeeded, verdicts, want};
@@ -118,6 +119,44 @@ backend_test!(many_claimers_never_exceed_a_models_limit_over_all_tenants, async 
     let running = format!("SELECT count(*) FROM asynch_task WHERE state = 1 AND model_id = {model}");
     assert_eq!(contend(&fixture, db, &lanes, &running, 6).await, 120);
 });
+
+backend_test!(many_claimers_never_exceed_a_tenants_limit_over_all_models, async |db: &TestDb| {
+    let fixture = Fixture::open(db).await;
+    let mut lanes = Vec::new();
+    for _ in 0..3 {
+        let model = fixture.model(Limits { max: 4, total: 6, ..ROOMY }).await;
+        lanes.extend([TENANT, TenantId(8)].map(|tenant| Lane { model, tenant }));
+    }
+    for lane in &lanes {
+        fixture.queue(*lane, 30).await;
+    }
+    let cap = |_: &mut Option<String>, own: &mut Terms| own.max_concurrency = Some(5);
+    fixture.store.update_tenant(TENANT, "ann", &Plans::default(), cap).await.unwrap();
+    let running = format!("SELECT count(*) FROM asynch_task WHERE state = 1 AND tenant_id = {TENANT}");
+    assert_eq!(contend(&fixture, db, &lanes, &running, 5).await, 180);
+});
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_that_somebody_is_claiming_for_holds_up_nobody_else() {
+    on(Kind::Postgres, async |db| {
+        let fixture = Fixture::open(db).await;
+        let capped = fixture.lane(ROOMY).await;
+        let free = Lane { tenant: TenantId(8), ..capped };
+        fixture.queue(capped, 1).await;
+        fixture.queue(free, 1).await;
+        let cap = |_: &mut Option<String>, own: &mut Terms| own.max_concurrency = Some(5);
+        fixture.store.update_tenant(TENANT, "ann", &Plans::default(), cap).await.unwrap();
+        let Raw::Postgres(pool) = &fixture.raw else { unreachable!() };
+        let mut other = pool.begin().await.unwrap();
+        sqlx::query("SELECT 1 FROM asynch_tenant FOR NO KEY UPDATE").execute(&mut *other).await.unwrap();
+        let claim = fixture.store.claim(fixture.node, &[want(capped, 1), want(free, 1)]).await.unwrap();
+        assert_eq!(verdicts(&claim), [LaneVerdict::Busy, LaneVerdict::More]);
+        other.rollback().await.unwrap();
+        let claim = fixture.store.claim(fixture.node, &[want(capped, 1)]).await.unwrap();
+        assert_eq!(verdicts(&claim), [LaneVerdict::More]);
+    })
+    .await;
+}
 
 /// Two nodes claim and finish until nothing is left, while somebody keeps counting; returns how
 /// many tasks were claimed.

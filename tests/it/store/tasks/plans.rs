@@ -2,7 +2,13 @@
 
 use std::time::Duration;
 
-use model_asynch::task::{Lane, ModelId, TaskId, TenantId, lifecycle};
+use model_asynch::{
+    store::{Page, tasks::TaskFilter},
+    task::{
+        Lane, ModelId, TaskId, TenantId,
+        lifecycle::{self, State},
+    },
+};
 use sqlx::PgPool;
 
 use super::{Fixture, Limits, ROOMY, Raw, call, eventually, failure, new_task, stored, want};
@@ -94,6 +100,14 @@ async fn round(fixture: &Fixture, lanes: &[Lane]) {
     }
     store.task(tasks[0].key).await.unwrap();
     store.lanes_with_work().await.unwrap();
+    store.count_lanes().await.unwrap();
+    // States that few tasks are in. Of others a page is soon full, and so is the count.
+    for state in [State::Running, State::Succeeded, State::Failed, State::Cancelled] {
+        let filter = TaskFilter { state: Some(state), ..TaskFilter::default() };
+        let found = store.list_tasks(TenantId(7), &filter, Page { offset: 0, limit: 100 }).await.unwrap();
+        assert!(found.list.len() < 100);
+    }
+    store.attempts(tasks[0].key).await.unwrap();
     store.promote_due(100).await.unwrap();
     store.abandoned(100).await.unwrap();
     store.queued_longer_than(Duration::from_secs(3600), 100).await.unwrap();
