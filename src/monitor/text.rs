@@ -64,7 +64,10 @@ impl Frame {
         ];
         self.letter(&Sheet {
             subject: format!("[{}] {}", self.tag(notice), self.sentence(notice)),
-            headline: self.subject_at_length(&notice.subject),
+            headline: match notice.news {
+                News::Test => self.sentence(notice),
+                News::Began | News::Reminded | News::Ended => self.subject_at_length(&notice.subject),
+            },
             points,
             facts,
             closing: self.closing(notice.news),
@@ -208,9 +211,10 @@ impl Frame {
         let english = self.language == Language::English;
         match cause {
             Cause::Pending { tasks, above } => {
+                let wait = if *tasks == 1 { "task is" } else { "tasks are" };
                 let (tasks, above) = (grouped(tasks.unsigned_abs()), grouped(above.unsigned_abs()));
                 if english {
-                    format!("{tasks} tasks are waiting (more than {above})")
+                    format!("{tasks} {wait} waiting (more than {above})")
                 } else {
                     format!("有 {tasks} 个任务在等待（上限 {above}）")
                 }
