@@ -101,7 +101,7 @@ fn still_holds(
         return Some(Step::Change(told(alert), Some(News::Reminded)));
     }
     // It was gone for a moment only.
-    alert.clear_since.is_some().then(|| Step::Change(Alert { clear_since: None, ..alert }, None))
+    alert.clear_since.is_some().then_some(Step::Change(Alert { clear_since: None, ..alert }, None))
 }
 
 fn no_longer_holds(rule: &Rule, alert: Alert, now: DateTime<Utc>) -> Option<Step> {
