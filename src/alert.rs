@@ -67,7 +67,7 @@ pub enum Dependency {
 
 /// One condition of a rule, and the value that broke it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(tag = "condition", rename_all = "camelCase", rename_all_fields = "camelCase")]
+#[serde(tag = "condition", rename_all = "camelCase")]
 #[schema(as = AlertCause)]
 pub enum Cause {
     /// Tasks that wait.
@@ -82,6 +82,7 @@ pub enum Cause {
         /// How long it has waited.
         seconds: i64,
         /// Longer than this was too long.
+        #[serde(rename = "aboveSeconds")]
         above_seconds: i64,
     },
     /// Calls that failed.
@@ -93,6 +94,7 @@ pub enum Cause {
         /// All calls in the window.
         calls: i64,
         /// How far back was looked.
+        #[serde(rename = "windowSeconds")]
         window_seconds: i64,
     },
     /// Nodes that went without a word.

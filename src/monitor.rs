@@ -124,7 +124,7 @@ impl Monitor {
 
     /// Checks and tells while it has the turn.
     async fn hold(&self, mut turn: Turn, outage: &mut Outage, stop: &CancellationToken) {
-        let work = async { tokio::join!(self.check(outage, stop), self.deliver(stop)) };
+        let work = Box::pin(async { tokio::join!(self.check(outage, stop), self.deliver(stop)) });
         match turn.during(work).await {
             Held::Throughout(_) => turn.give_back().await,
             Held::Lost => warn!("the monitor lost its turn; another node may be checking by now"),

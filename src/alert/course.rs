@@ -101,7 +101,7 @@ fn still_holds(
         return Some(Step::Change(told(alert), Some(News::Reminded)));
     }
     // It was gone for a moment only.
-    alert.clear_since.is_some().then(|| Step::Change(Alert { clear_since: None, ..alert }, None))
+    alert.clear_since.is_some().then_some(Step::Change(Alert { clear_since: None, ..alert }, None))
 }
 
 fn no_longer_holds(rule: &Rule, alert: Alert, now: DateTime<Utc>) -> Option<Step> {
@@ -113,7 +113,7 @@ fn no_longer_holds(rule: &Rule, alert: Alert, now: DateTime<Utc>) -> Option<Step
         let ended = Alert { clear_since: Some(clear_since), told_at: Some(now), ended_at: Some(now), ..alert };
         return Some(Step::Change(ended, Some(News::Ended)));
     }
-    alert.clear_since.is_none().then(|| Step::Change(Alert { clear_since: Some(now), ..alert }, None))
+    alert.clear_since.is_none().then_some(Step::Change(Alert { clear_since: Some(now), ..alert }, None))
 }
 
 /// Clocks of nodes differ: what lies ahead has not passed, unless nothing is waited for.

@@ -146,3 +146,34 @@ impl AlertView {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::{Value, to_value};
+
+    use super::*;
+    use crate::clock;
+
+    /// The two are derived by two libraries, from one set of attributes.
+    #[test]
+    fn causes_are_described_as_they_are_written() {
+        let document = to_value(crate::api::openapi()).unwrap();
+        let described = document["components"]["schemas"]["AlertCause"]["oneOf"].as_array().unwrap();
+        let causes = [
+            Cause::Pending { tasks: 1, above: 0 },
+            Cause::Oldest { seconds: 1, above_seconds: 0 },
+            Cause::FailureRate { rate: 0.5, above: 0.1, calls: 20, window_seconds: 600 },
+            Cause::NodeLost { nodes: 1, at: clock::now() },
+            Cause::DependencyDown,
+        ];
+        assert_eq!(described.len(), causes.len());
+        for (cause, described) in causes.into_iter().zip(described) {
+            let names = |object: &Value| object.as_object().unwrap().keys().cloned().collect::<BTreeSet<String>>();
+            let written = to_value(cause).unwrap();
+            assert_eq!(names(&written), names(&described["properties"]));
+            assert_eq!(described["properties"]["condition"]["enum"][0], written["condition"]);
+        }
+    }
+}

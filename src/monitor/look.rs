@@ -1,6 +1,6 @@
 //! One look at all that the rules are about, and at nothing else.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use tracing::debug;
 
@@ -32,13 +32,11 @@ pub(super) async fn look(parts: &Parts, rules: &[Rule]) -> Result<Sight, StoreEr
     if watches(|watch| matches!(watch, Watch::Queues(..))) {
         sight.lanes = seen("queues", lanes(&parts.census).await)?;
     }
-    let mut calls = HashMap::new();
-    for window in rules.iter().flat_map(Rule::windows) {
-        if !calls.contains_key(&window) {
-            calls.insert(window, seen("calls", parts.store.calls_since(sight.at - window).await)?);
-        }
+    let windows: BTreeSet<Duration> = rules.iter().flat_map(Rule::windows).collect();
+    for window in windows {
+        let calls = parts.store.calls_since(sight.at - window).await;
+        sight.calls.insert(window, seen("calls", calls)?);
     }
-    sight.calls = calls;
     if watches(|watch| matches!(watch, Watch::Nodes)) {
         sight.nodes = seen("nodes", nodes(&parts.store).await)?;
     }

@@ -64,7 +64,10 @@ impl Frame {
         ];
         self.letter(&Sheet {
             subject: format!("[{}] {}", self.tag(notice), self.sentence(notice)),
-            headline: self.subject_at_length(&notice.subject),
+            headline: match notice.news {
+                News::Test => self.sentence(notice),
+                News::Began | News::Reminded | News::Ended => self.subject_at_length(&notice.subject),
+            },
             points,
             facts,
             closing: self.closing(notice.news),
@@ -208,9 +211,10 @@ impl Frame {
         let english = self.language == Language::English;
         match cause {
             Cause::Pending { tasks, above } => {
+                let wait = if *tasks == 1 { "task is" } else { "tasks are" };
                 let (tasks, above) = (grouped(tasks.unsigned_abs()), grouped(above.unsigned_abs()));
                 if english {
-                    format!("{tasks} tasks are waiting (more than {above})")
+                    format!("{tasks} {wait} waiting (more than {above})")
                 } else {
                     format!("有 {tasks} 个任务在等待（上限 {above}）")
                 }
@@ -229,7 +233,7 @@ impl Frame {
                 if english {
                     format!("{rate} of {calls} calls within {window} failed (more than {above})")
                 } else {
-                    format!("{window} 内 {calls} 次调用有 {rate} 失败（上限 {above}）")
+                    format!("{window}内 {calls} 次调用有 {rate} 失败（上限 {above}）")
                 }
             }
             Cause::NodeLost { nodes, at } => {
@@ -264,7 +268,7 @@ impl Frame {
                 format!("You are told when it is over, and every {} until then.", self.duration(every))
             }
             (News::Began | News::Reminded, Some(every), Language::Chinese) => {
-                format!("恢复时会再通知；在此之前每 {} 提醒一次。", self.duration(every))
+                format!("恢复时会再通知；在此之前每 {}提醒一次。", self.duration(every))
             }
             (News::Began | News::Reminded, None, _) => {
                 self.say("You are told when it is over.", "恢复时会再通知。").to_owned()
@@ -446,7 +450,7 @@ mod tests {
         assert_eq!(
             letter.subject,
             "[严重] 租户 7 的模型 tts：有 1,204,000 个任务在等待（上限 1,000）；最早的任务已等待 12 分 30 秒（上限 5 分）；\
-             10 分 内 56 次调用有 34.5% 失败（上限 20%）"
+             10 分内 56 次调用有 34.5% 失败（上限 20%）"
         );
         assert!(letter.text.starts_with("租户 7 的模型 tts 的队列\n"), "{}", letter.text);
         assert!(
@@ -454,7 +458,7 @@ mod tests {
             "{}",
             letter.text
         );
-        assert!(letter.text.contains("恢复时会再通知；在此之前每 4 小时 提醒一次。"), "{}", letter.text);
+        assert!(letter.text.contains("恢复时会再通知；在此之前每 4 小时提醒一次。"), "{}", letter.text);
         let end = frame(Language::Chinese).one(&slow(News::Ended));
         assert!(end.subject.starts_with("[已恢复] 租户 7"), "{}", end.subject);
         assert!(end.text.contains("已于 2026-11-22 12:05:05 CST 恢复，共持续 2 小时 5 分"), "{}", end.text);

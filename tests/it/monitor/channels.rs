@@ -152,7 +152,7 @@ backend_test!(a_post_is_signed_and_repeated_under_the_same_id_until_it_is_taken,
     assert_eq!(calls[0].header("content-type"), "application/json");
     let data = &told[0].1;
     assert_eq!((&data["rule"], &data["news"], &data["tenantId"]), (&json!("long"), &json!("began"), &json!("7")));
-    assert_eq!(data["message"], "tts of tenant 7: 1 tasks are waiting (more than 0)");
+    assert_eq!(data["message"], "tts of tenant 7: 1 task is waiting (more than 0)");
     assert!(data["alertId"].is_string() && data["since"].as_str().unwrap().ends_with('Z'));
     let body: Value = serde_json::from_slice(&calls[0].body).unwrap();
     assert!(chrono::DateTime::parse_from_rfc3339(body["timestamp"].as_str().unwrap()).is_ok());

@@ -20,7 +20,7 @@ if mode != "none":
 class Keeper:
     async def handle_DATA(self, server, session, envelope):
         mail = email.message_from_bytes(envelope.content, policy=email.policy.default)
-        part = lambda kind: mail.get_body((kind,)).get_content()
+        part = lambda kind: mail.get_body((kind,)).get_content().replace("\r\n", "\n")
         with open(kept, "a") as file:
             file.write(json.dumps({
                 "sender": envelope.mail_from, "recipients": envelope.rcpt_tos, "subject": mail["subject"],
@@ -32,7 +32,8 @@ class Keeper:
         return "250 it is taken"
 
 def known(server, session, envelope, mechanism, data):
-    return AuthResult(success=data.login == user.encode() and data.password == password.encode(), auth_data=data)
+    is_good = data.login == user.encode() and data.password == password.encode()
+    return AuthResult(success=is_good, handled=False, auth_data=data)
 
 def answer():
     return SMTP(
