@@ -3,7 +3,7 @@
  */
 
 import { el, fill } from './dom.js';
-import { moment } from './format.js';
+import { brief, moment } from './format.js';
 import { locale, t } from './i18n.js';
 import { table } from './parts.js';
 import { colour } from './theme.js';
@@ -20,7 +20,7 @@ const MOST_ROWS = 300;
 /**
  * @typedef {{title: string, summary: string, at: number[], series: {label: string, colour: string,
  *   values: (number|null)[], filled?: boolean}[], show: (value: number) => string, whole?: boolean}} ChartData
- *   `at` are Unix seconds; `whole` where there are only whole numbers; `colour` is a name of the style sheet
+ *   `at` are Unix seconds; `whole` for numbers of things, else values are milliseconds; `colour` is a name of the style sheet
  */
 
 /** A chart that lives in the page: it is drawn when it is there, and again when it changes. */
@@ -105,7 +105,7 @@ function options(data, width) {
     scales: { y: { range: (_, __, most) => [0, Math.max(most * 1.1, data.whole ? 4 : 1)] } },
     axes: [
       { ...axis, grid: { show: false }, size: 30, space: 64, values: (_, splits, __, ___, step) => splits.map((at) => tick(at, step)) },
-      { ...axis, size: 62, space: 34, incrs: data.whole ? WHOLE : undefined, values: (_, splits) => splits.map((value) => data.show(value)) },
+      { ...axis, size: 62, space: 34, incrs: data.whole ? WHOLE : undefined, values: (_, splits) => splits.map((value) => (data.whole ? data.show(value) : brief(value))) },
     ],
     series: [
       { label: t('chart.time'), value: (_, at) => (at ? moment(at * 1000) : '–') },

@@ -52,6 +52,12 @@ export function span(ms) {
   return two(seconds, 86_400, 'd', 3600, 'h');
 }
 
+/** The same in one unit, where there is little room. @param {number} ms */
+export function brief(ms) {
+  const [length, unit] = [[86_400_000, 'd'], [3_600_000, 'h'], [60_000, 'min'], [1000, 's']].find(([least]) => ms >= least) ?? [1, 'ms'];
+  return ms ? `${rough(ms / length)} ${unit}` : '0';
+}
+
 function two(seconds, large, largeUnit, small, smallUnit) {
   const first = Math.floor(seconds / large);
   const second = Math.floor((seconds % large) / small);

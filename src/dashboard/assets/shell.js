@@ -2,7 +2,7 @@
  * What stands around every view: skip link, header with the caller's settings, navigation.
  */
 
-import { address } from './api.js';
+import { address, post } from './api.js';
 import { el, fill } from './dom.js';
 import { clock } from './format.js';
 import { language, t } from './i18n.js';
@@ -12,6 +12,9 @@ import { nextTheme, theme } from './theme.js';
 
 /** The views of the navigation, in order. Those of admins are shown to admins. */
 const PLACES = ['overview', 'models', 'lanes', 'tasks', 'stats', 'log', 'health'];
+
+/** Most tenants that the chooser offers. */
+const MOST_KNOWN = 200;
 
 /**
  * Builds it.
@@ -49,6 +52,9 @@ export function shell({ caller, onPause, onTenant, onLanguage, onSignOut }) {
         if (link.dataset.name === name) link.setAttribute('aria-current', 'page');
         else link.removeAttribute('aria-current');
       });
+      // A link may have chosen a tenant.
+      const chooser = header.querySelector('#tenant');
+      if (chooser && chooser !== document.activeElement) chooser.value = session.tenant();
     },
     /** Says what went wrong while older data stay on the page. @param {Error|null} error */
     trouble(error) {
@@ -94,7 +100,10 @@ function tenantChooser(onTenant) {
     if (input.checkValidity()) onTenant(input.value.trim());
     else input.reportValidity();
   };
-  return el('span.tenant', {}, el('label', { for: 'tenant' }, t('tenant.label')), input, el('datalist', { id: 'tenants' }));
+  const known = el('datalist', { id: 'tenants' });
+  // Only a help in typing: without it, any number can be typed all the same.
+  post('tenant/listTenant', { page: { pageSize: MOST_KNOWN } }).then(({ list }) => fill(known, list.map(({ tenantId }) => el('option', { value: tenantId }))), () => {});
+  return el('span.tenant', {}, el('label', { for: 'tenant' }, t('tenant.label')), input, known);
 }
 
 function themeButton() {
