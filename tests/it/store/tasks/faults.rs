@@ -1,9 +1,6 @@
 //! Faults: the connection breaks while a commit is under way, and its outcome is unknown.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::{Arc, Mutex};
 
 use model_asynch::{
     config::Database,
@@ -18,11 +15,13 @@ use tokio::{
 use super::{Fixture, ROOMY, call, stored, verdicts, want};
 use crate::support::backend::{Kind, TestDb, on};
 
-/// Lies between a store and Postgres. Once armed, it lets the next commit through and breaks the
-/// connection before its answer gets back.
+/// Lies between a store and Postgres. Once armed, it lets the next message with that word in it
+/// through and breaks the connection before its answer gets back.
 struct Cutter {
-    armed: Arc<AtomicBool>,
+    word: Word,
 }
+
+type Word = Arc<Mutex<Option<&'static str>>>;
 
 impl Cutter {
     /// The database seen through the cutter.
@@ -33,31 +32,31 @@ impl Cutter {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         url.set_host(Some("127.0.0.1")).unwrap();
         url.set_port(Some(listener.local_addr().unwrap().port())).unwrap();
-        let armed = Arc::new(AtomicBool::new(false));
-        let cut = Arc::clone(&armed);
+        let word = Word::default();
+        let cut = Arc::clone(&word);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let server = TcpStream::connect(&upstream).await.unwrap();
                 tokio::spawn(relay(client, server, Arc::clone(&cut)));
             }
         });
-        (Cutter { armed }, Database::Postgres { url: url.into(), max_connections: *max_connections })
+        (Cutter { word }, Database::Postgres { url: url.into(), max_connections: *max_connections })
     }
 
-    fn arm(&self) {
-        self.armed.store(true, Ordering::SeqCst);
+    fn arm(&self, word: &'static str) {
+        *self.word.lock().unwrap() = Some(word);
     }
 }
 
-async fn relay(mut client: TcpStream, mut server: TcpStream, armed: Arc<AtomicBool>) {
+async fn relay(mut client: TcpStream, mut server: TcpStream, word: Word) {
     let (mut asked, mut answered) = (vec![0; 65_536], vec![0; 65_536]);
     loop {
         tokio::select! {
             read = client.read(&mut asked) => {
                 let Ok(length @ 1..) = read else { return };
                 server.write_all(&asked[..length]).await.unwrap();
-                let commits = asked[..length].windows(6).any(|word| word == b"COMMIT");
-                if commits && armed.swap(false, Ordering::SeqCst) {
+                let said = |word: &mut &str| asked[..length].windows(word.len()).any(|part| part == word.as_bytes());
+                if word.lock().unwrap().take_if(said).is_some() {
                     let confirmation = server.read(&mut answered).await.unwrap();
                     assert!(confirmation > 0, "Postgres confirms the commit to us alone");
                     return;
@@ -80,7 +79,7 @@ async fn what_a_claim_took_without_being_confirmed_can_be_told_and_given_back() 
         let fixture = Fixture::on(&through).await;
         let lane = fixture.lane(ROOMY).await;
         fixture.queue(lane, 1).await;
-        cutter.arm();
+        cutter.arm("COMMIT");
         let claim = fixture.store.claim(fixture.node, &[want(lane, 1)]).await;
         assert!(matches!(claim, Err(StoreError::Unavailable(_))), "{claim:?}");
         assert_eq!(fixture.raw.number("SELECT state FROM asynch_task").await, 1, "it was committed all the same");
@@ -102,7 +101,8 @@ async fn a_success_that_is_not_confirmed_can_be_applied_again_and_counts_once() 
         let fixture = Fixture::on(&through).await;
         let task = fixture.running(fixture.lane(ROOMY).await).await;
         let success = lifecycle::succeeded(&task, stored(), call(true));
-        cutter.arm();
+        // The statement that finishes a task commits by itself; this is in what it is given.
+        cutter.arm("http://files/a.wav");
         let applied = fixture.store.apply(success.clone()).await;
         assert!(matches!(applied, Err(StoreError::Unavailable(_))), "{applied:?}");
         fixture.done(success).await;
