@@ -123,6 +123,9 @@ impl App {
         parts.push(part("tenants", |stop| tenants_read.run(stop)));
         let bus = wake.clone();
         parts.push(part("wake-ups", |stop| async move { bus.run(stop).await }));
+        let census = CensusTaker::new(store.clone());
+        let counts = census.clone();
+        parts.push(part("census", |stop| counts.run(stop)));
         let server_stops_before = parts.len();
         let mut pulse = None;
         if let Some(spool) = spool {
