@@ -101,10 +101,11 @@ mod tests {
         assert_eq!(plans.default, default);
         for name in ["", "Gold", "a b", "a.b"] {
             let gold = gold.clone();
-            assert!(refused(|raw| drop(raw.tenants.plans.insert(name.into(), gold))).starts_with("tenants.plans: "));
+            let message = refused(|raw| raw.tenants.plans.extend([(name.into(), gold)]));
+            assert!(message.starts_with("tenants.plans: "), "{message}");
         }
         let wrong = RawPlan { keep_results: Some(-1), ..gold };
-        let message = refused(|raw| drop(raw.tenants.plans.insert("gold".into(), wrong)));
+        let message = refused(|raw| raw.tenants.plans.extend([("gold".into(), wrong)]));
         assert!(message.starts_with("tenants.plans.gold.keepResults: -1 cannot be used"), "{message}");
     }
 }
