@@ -56,7 +56,7 @@ pub(crate) struct Overview {
 }
 
 /// Numbers of tasks.
-#[derive(Debug, Default, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Totals {
     /// Waiting for capacity.
