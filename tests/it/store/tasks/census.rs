@@ -81,5 +81,5 @@ backend_test!(those_who_ask_at_once_share_one_count, async |db: &TestDb| {
     let first = looks[0].as_ref().unwrap();
     assert!(looks.iter().all(|look| Arc::ptr_eq(look.as_ref().unwrap(), first)));
     fixture.queue(lane, 1).await;
-    assert_eq!(numbers(&*taker.look().await.unwrap(), lane), [1, 0, 0, 0], "it is given again for a while");
+    assert_eq!(numbers(&taker.look().await.unwrap(), lane), [1, 0, 0, 0], "it is given again for a while");
 });
