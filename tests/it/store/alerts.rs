@@ -66,7 +66,7 @@ backend_test!(a_rule_and_a_subject_have_one_open_alert, async |db: &TestDb| {
     let first = opened(&store, alert("r", lane(7))).await;
     let again = Step::Open(alert("r", lane(7)), Some(News::Began));
     assert!(
-        store.apply_alerts(&[again.clone()], &BOTH).await.unwrap().is_empty(),
+        store.apply_alerts(std::slice::from_ref(&again), &BOTH).await.unwrap().is_empty(),
         "whoever comes second tells nothing"
     );
     let end = Alert { ended_at: Some(clock::now()), ..first };

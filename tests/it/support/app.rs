@@ -87,7 +87,7 @@ impl TestApp {
     pub async fn with(db: &TestDb, settings: &[(&str, &str)]) -> TestApp {
         let config = load::load(None, environment(db, "127.0.0.1:0", settings).into_iter()).unwrap();
         let scheme = if config.server.tls.is_some() { "https" } else { "http" };
-        let app = App::start(config).await.unwrap();
+        let app = Box::pin(App::start(config)).await.unwrap();
         let api = Api::new(&format!("{scheme}://{}", app.address()));
         TestApp { app: Some(app), api }
     }
