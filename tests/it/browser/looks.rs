@@ -112,7 +112,7 @@ backend_test!(everything_is_reached_by_keyboard, async |db: &TestDb| {
     visitor.types(&enter).await;
     visitor.sees("What callers name in createTask.").await;
     assert_eq!(visitor.focus().await, "Name");
-    visitor.types(Key::Escape.value().to_string()).await;
+    visitor.types(&Key::Escape.value().to_string()).await;
     visitor.sees_no_more("What callers name in createTask.").await;
     assert_eq!(visitor.focus().await, "Register a model");
     scene.ends().await;

@@ -184,13 +184,13 @@ impl Visitor {
     }
 
     /// Types where the focus is.
-    pub async fn types(&self, keys: impl AsRef<str>) {
-        self.driver.action_chain().send_keys(keys.as_ref()).perform().await.unwrap();
+    pub async fn types(&self, keys: &str) {
+        self.driver.action_chain().send_keys(keys).perform().await.unwrap();
     }
 
     /// Moves the focus on, once.
     pub async fn tabs(&self) {
-        self.types(Key::Tab.value().to_string()).await;
+        self.types(&Key::Tab.value().to_string()).await;
     }
 
     /// The words on or beside what has the focus.
