@@ -347,7 +347,7 @@ mod tests {
         assert_eq!(refused("leaseSeconds: 9\n", &[]), "leaseSeconds: unknown key; did you mean worker.leaseSeconds?");
         assert_eq!(
             refused("redis:\n  zzzzzz: 9\n", &[]),
-            "redis.zzzzzz: unknown key; accepted: redis.keyPrefix, redis.url"
+            "redis.zzzzzz: unknown key; accepted: redis.url, redis.keyPrefix"
         );
     }
 
@@ -392,8 +392,8 @@ mod tests {
             ("oss:\n  bucket: [a]\n", "oss.bucket: [\"a\"] cannot be used; accepted: a text"),
             (
                 "auth:\n  jwt: abc\n",
-                "auth.jwt: is a section, not a value; its keys are adminClaim, audience, issuer, \
-              jwksFile, jwksUrl, publicKeyFile, scopeClaim, secret, tenantClaim, userClaim",
+                "auth.jwt: is a section, not a value; its keys are secret, publicKeyFile, \
+              jwksFile, jwksUrl, issuer, audience, tenantClaim, userClaim, adminClaim, scopeClaim",
             ),
             ("secrets: abc\n", "secrets: is a section, not a value; its keys are key, previousKeys"),
         ] {

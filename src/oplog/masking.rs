@@ -216,7 +216,7 @@ mod tests {
     fn a_secret_of_any_type_is_masked_and_null_stays() {
         assert_eq!(
             masked(r#"{"secret":{"a":"x"},"token":["x"],"passwd":1,"cookie":null}"#),
-            r#"{"cookie":null,"passwd":"****","secret":"****","token":"****"}"#
+            r#"{"secret":"****","token":"****","passwd":"****","cookie":null}"#
         );
     }
 

@@ -11,11 +11,11 @@ use sqlx::{PgPool, Postgres, SqlitePool, Transaction};
 use super::{
     Backend, Store, StoreError, on_each,
     row::Columns,
-    tasks::{Purged, rows::read_purged},
+    tasks::{Purged, ledger, rows::read_purged},
     value::{Id, Stamp},
     within,
 };
-use crate::task::{ModelId, TaskId, TenantId, lifecycle::State};
+use crate::task::{ModelId, TaskId, TaskKey, TenantId, lifecycle::State};
 
 /// How long one batch may take, on either side of the connection.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(300);
@@ -165,14 +165,25 @@ async fn purge_postgres(pool: &PgPool, tenant: TenantId, ids: &[TaskId]) -> Resu
     let mut transaction = patient(pool).await?;
     let ids: Vec<_> = ids.iter().map(|id| id.0).collect();
     let rows = sqlx::query(PURGE_RESULTS_POSTGRES).bind(tenant.0).bind(ids).fetch_all(&mut *transaction).await?;
+    let purged: Vec<Purged> = rows.iter().map(read_purged).collect::<Result<_, _>>()?;
+    ledger::forget_postgres(&mut transaction, &keys(&purged)).await?;
     transaction.commit().await?;
-    rows.iter().map(read_purged).collect()
+    Ok(purged)
 }
 
 async fn purge_sqlite(writer: &SqlitePool, tenant: TenantId, ids: &[TaskId]) -> Result<Vec<Purged>, StoreError> {
     let ids = serde_json::Value::from_iter(ids.iter().map(|id| id.0.hyphenated().to_string())).to_string();
-    let rows = sqlx::query(PURGE_RESULTS_SQLITE).bind(tenant.0).bind(ids).fetch_all(writer).await?;
-    rows.iter().map(read_purged).collect()
+    let mut transaction = writer.begin().await?;
+    let rows = sqlx::query(PURGE_RESULTS_SQLITE).bind(tenant.0).bind(ids).fetch_all(&mut *transaction).await?;
+    let purged: Vec<Purged> = rows.iter().map(read_purged).collect::<Result<_, _>>()?;
+    ledger::forget_sqlite(&mut transaction, &keys(&purged)).await?;
+    transaction.commit().await?;
+    Ok(purged)
+}
+
+/// The tasks whose attempts go with them.
+fn keys(purged: &[Purged]) -> Vec<TaskKey> {
+    purged.iter().map(|task| task.key).collect()
 }
 
 /// A transaction whose statements may take as long as a batch.

@@ -95,7 +95,7 @@ backend_test!(a_batch_answers_in_the_order_asked_and_names_what_is_missing, asyn
     assert_eq!((&list[0]["taskId"], &list[0]["state"], &list[0]["fileSize"]), (&json!(done), &json!(2), &json!(7)));
     assert_eq!(list[0], list[1]);
     let fields: Vec<&String> = list[0].as_object().unwrap().keys().collect();
-    assert_eq!(fields, ["errorMsg", "fileSize", "fileType", "ossFile", "state", "taskId"]);
+    assert_eq!(fields, ["taskId", "state", "ossFile", "fileType", "fileSize", "errorMsg"]);
     let second = ann.post("/task/getTaskBatch", &json!({ "taskIds": [done] })).await.data();
     assert_eq!((&second["list"][0]["state"], &second["list"][0]["ossFile"]), (&json!(4), &list[0]["ossFile"]));
     app.stop().await;

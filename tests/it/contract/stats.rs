@@ -64,16 +64,16 @@ backend_test!(statistics_are_filtered_and_the_newest_day_and_largest_count_come_
     let row = ann.post("/stat/listModelStat", &json!({})).await.data()["list"][0].clone();
     let fields: Vec<&String> = row.as_object().unwrap().keys().collect();
     let expected = [
-        "createdAt",
-        "creator",
         "day",
-        "failureCount",
+        "tenantId",
+        "creator",
         "modelName",
         "requestCount",
-        "resultBytes",
         "successCount",
-        "tenantId",
+        "failureCount",
         "totalSeconds",
+        "resultBytes",
+        "createdAt",
         "updatedAt",
     ];
     assert_eq!(fields, expected);

@@ -147,6 +147,19 @@ backend_test!(the_ledger_of_a_task_is_bounded_and_goes_with_it, async |db: &Test
     assert_eq!(outcomes(&fixture, kept.key).await, [(1, "failed")]);
 });
 
+backend_test!(a_task_that_is_one_too_many_takes_its_attempts_along, async |db: &TestDb| {
+    let fixture = Fixture::open(db).await;
+    let lane = fixture.lane(ROOMY).await;
+    let (kept, gone) = (fixture.running(lane).await, fixture.running(lane).await);
+    for task in [&kept, &gone] {
+        fixture.done(lifecycle::failed(task, "no".into(), None)).await;
+    }
+    assert_eq!(rows(&fixture).await, 2);
+    assert_eq!(fixture.store.purge_results(TENANT, &[gone.key.id]).await.unwrap().len(), 1);
+    assert_eq!(rows(&fixture).await, 1);
+    assert_eq!(outcomes(&fixture, kept.key).await, [(1, "failed")]);
+});
+
 backend_test!(the_attempts_of_another_tenants_task_are_not_there, async |db: &TestDb| {
     let fixture = Fixture::open(db).await;
     let task = fixture.running(fixture.lane(ROOMY).await).await;
