@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// Every field of a task, in the order of the alphabet.
+/// Every field of a task, in the order of the contract.
 const FIELDS: [&str; 19] = [
     "taskId",
     "tenantId",

@@ -5,7 +5,7 @@ import { el } from '../dom.js';
 import { between, number, since, span, when } from '../format.js';
 import { t, tOr } from '../i18n.js';
 import { badge, button, card, heading, nothing, problem, table, toast } from '../parts.js';
-import { may, who } from '../session.js';
+import { who } from '../session.js';
 import { alertLine } from './alerts.js';
 
 /** Lines of a history. */
@@ -31,8 +31,8 @@ export default {
     const [health, nodes, jobs, runs, alerts] = await Promise.all([
       get('node/getHealth', {}, signal),
       admin ? ask('node/listNode') : null,
-      ask('maintenance/listJob'),
-      ask('maintenance/listRun', { page }),
+      admin ? ask('maintenance/listJob') : null,
+      admin ? ask('maintenance/listRun', { page }) : null,
       ask('monitor/listAlert', { page }),
     ]);
     return { health, nodes, jobs, runs, alerts };
@@ -44,8 +44,8 @@ export default {
       el('p.lead', {}, health.ready ? badge(t('health.ready'), 'good') : badge(t('health.notReady'), 'bad'), ' ', health.startedAt ? t('health.up', { span: span(since(health.startedAt)) }) : ''),
       el('div.pair', {}, card(t('health.dependencies'), {}, dependencies(health.dependencies)), card(t('alerts.title'), {}, shown(alerts, alertsOf))),
       nodes ? card(t('health.nodes'), {}, shown(nodes, nodesOf)) : null,
-      card(t('health.jobs'), {}, shown(jobs, (data) => jobsOf(data, reload))),
-      card(t('health.runs'), {}, shown(runs, runsOf)),
+      jobs ? card(t('health.jobs'), {}, shown(jobs, (data) => jobsOf(data, reload))) : null,
+      runs ? card(t('health.runs'), {}, shown(runs, runsOf)) : null,
     ];
   },
 };
@@ -93,7 +93,7 @@ function jobsOf({ list }, reload) {
       { label: t('health.schedule'), kind: 'short', cell: (job) => [job.schedule ? el('code', {}, job.schedule) : t('health.whenAsked'), el('span.sub', {}, job.timezone ?? '')] },
       { label: t('health.next'), kind: 'short', cell: (job) => when(job.nextAt) },
       { label: t('health.last'), cell: (job) => (job.open ?? job.last ? [runBadge(job.open ?? job.last), el('span.sub', {}, when((job.open ?? job.last).createdAt))] : el('span.faint', {}, '–')) },
-      { label: t('do.actions'), kind: 'acts', cell: (job) => (may('admin') ? button(t('health.runNow'), () => run(job, reload), { class: 'small', 'aria-label': `${t('health.runNow')}: ${job.job}` }) : null) },
+      { label: t('do.actions'), kind: 'acts', cell: (job) => button(t('health.runNow'), () => run(job, reload), { class: 'small', 'aria-label': `${t('health.runNow')}: ${job.job}` }) },
     ],
     empty: nothing(t('health.noJobs')),
   });
