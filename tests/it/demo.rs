@@ -77,7 +77,7 @@ async fn a_demo_that_stays_answers_until_it_is_interrupted() {
     let result = reqwest::get(result_urls(&said)[0]).await.unwrap();
     assert_eq!(result.status(), 200);
     assert!(result.text().await.unwrap().contains("\"language\""));
-    let hint = said.split_whitespace().find(|word| word.ends_with("/openapi.json")).unwrap();
+    let hint = said.split_whitespace().find(|word| word.ends_with("/docs")).unwrap();
     assert_eq!(reqwest::get(hint).await.unwrap().status(), 200);
     demo.signal("INT");
     assert_eq!(demo.exit_code().await, Some(0));

@@ -93,7 +93,8 @@ impl Screen {
     /// What can be done as long as the service is up.
     pub(super) fn hints(&self, service: &str) {
         self.section("Everything stays up until Ctrl-C. Look around:");
-        self.line(&format!("  curl -s {service}/openapi.json"));
+        self.line(&format!("  {service}/      the dashboard, in a browser"));
+        self.line(&format!("  {service}/docs  every call, to be read and tried"));
         self.line(&format!("  curl -s {service}/readyz"));
         let page = serde_json::json!({ "page": { "pageNum": 1, "pageSize": 10 } });
         for path in ["/task/listTask", "/model/listModel", "/stat/listModelStat", "/opLog/listOpLog"] {
