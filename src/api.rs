@@ -260,7 +260,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{
-        auth::{Acting, NamedTenant},
+        auth::{Acting, Shown},
         request::{Ask, Limits},
         *,
     };
@@ -276,9 +276,9 @@ mod tests {
         model_name: Option<String>,
     }
 
-    async fn echo(Acting(caller): Acting, NamedTenant(named): NamedTenant, Ask(ask): Ask<Echo>) -> axum::Json<Value> {
+    async fn echo(Acting(caller): Acting, Shown(shown): Shown, Ask(ask): Ask<Echo>) -> axum::Json<Value> {
         axum::Json(json!({
-            "tenant": caller.tenant.0, "named": named.map(|TenantId(tenant)| tenant), "modelName": ask.model_name
+            "tenant": caller.tenant.0, "shown": shown.map(|TenantId(tenant)| tenant), "modelName": ask.model_name
         }))
     }
 
@@ -382,12 +382,14 @@ mod tests {
                 [("?tenantId=8", ""), ("", r#"{"tenantId":"8"}"#), ("?tenantId=0", r#"{"tenantId":8}"#)]
             {
                 let (status, seen) = answer(ask(ROOT, query, body)).await;
-                assert_eq!((status, &seen["tenant"], &seen["named"]), (200, &json!(8), &json!(8)), "{query} {body}");
+                assert_eq!((status, &seen["tenant"], &seen["shown"]), (200, &json!(8), &json!(8)), "{query} {body}");
                 let foreign = refusal(ask(ANN, query, body)).await;
                 assert_eq!(foreign, refused(403, "forbidden", Some("tenantId")));
             }
             let (_, seen) = answer(ask(ANN, "", "")).await;
-            assert_eq!((&seen["tenant"], &seen["named"]), (&json!(7), &Value::Null));
+            assert_eq!((&seen["tenant"], &seen["shown"]), (&json!(7), &json!(7)));
+            let (_, seen) = answer(ask(ROOT, "", "")).await;
+            assert_eq!((&seen["tenant"], &seen["shown"]), (&json!(0), &Value::Null), "everybody's");
             let (_, seen) = answer(ask(ANN, "", r#"{"tenantId":"7"}"#)).await;
             assert_eq!(seen["tenant"], 7);
             let unreadable = refusal(ask(ANN, "", r#"{"tenantId":"x"}"#)).await;

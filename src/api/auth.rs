@@ -44,21 +44,23 @@ enum Mode {
 #[derive(Debug, Clone)]
 pub(crate) struct Acting(pub(crate) Caller);
 
-/// The tenant that the request itself named, if it did.
+/// Whose things a listing over tenants shows: one tenant's, or everybody's (`None`) to an admin who
+/// names none.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct NamedTenant(pub(crate) Option<TenantId>);
+pub(crate) struct Shown(pub(crate) Option<TenantId>);
 
 /// The caller as it acts for the tenant that the request names, if it names one.
 ///
 /// # Errors
 /// 403 where it may not, and those of [`Sent::named_tenant`].
-pub(crate) fn act(caller: &Caller, sent: &Sent, notes: &Notes) -> Result<(Acting, NamedTenant), ApiError> {
+pub(crate) fn act(caller: &Caller, sent: &Sent, notes: &Notes) -> Result<(Acting, Shown), ApiError> {
     let named = sent.named_tenant()?;
     // Noted only now: from here on it is known to be JSON, which the log's column insists on.
     notes.request(|| sent.bytes());
     let acting = caller.acting_for(named)?;
     notes.tenant(acting.tenant);
-    Ok((Acting(acting), NamedTenant(named)))
+    let shown = if acting.is_admin() { named } else { Some(acting.tenant) };
+    Ok((Acting(acting), Shown(shown)))
 }
 
 impl Gate {
@@ -167,11 +169,11 @@ impl<S: Sync> FromRequestParts<S> for Acting {
     }
 }
 
-impl<S: Sync> FromRequestParts<S> for NamedTenant {
+impl<S: Sync> FromRequestParts<S> for Shown {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<NamedTenant, ApiError> {
-        Received::of(parts).map(|received| received.named)
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Shown, ApiError> {
+        Received::of(parts).map(|received| received.shown)
     }
 }
 

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use super::{
     ApiState,
-    auth::{Acting, NamedTenant},
+    auth::{Acting, Shown},
     envelope::{self, Answer, Envelope, PageOf},
     request::Ask,
     wire::{Id, PageAsk, Time},
@@ -108,11 +108,10 @@ pub(crate) struct UndeliveredView {
 pub(crate) async fn list_alert(
     State(api): State<ApiState>,
     Acting(caller): Acting,
-    NamedTenant(named): NamedTenant,
+    Shown(tenant): Shown,
     Ask(ask): Ask<ListAlert>,
 ) -> Answer<PageOf<AlertView>> {
     let page = PageAsk::check(ask.page)?;
-    let tenant = if caller.is_admin() { named } else { Some(caller.tenant) };
     let found = api.store.list_alerts(tenant, ask.open, page).await?;
     let list = found.list.into_iter().map(|listed| AlertView::of(listed, caller.is_admin()));
     envelope::page(list.collect(), found.total)

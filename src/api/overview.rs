@@ -8,18 +8,17 @@ use utoipa::ToSchema;
 
 use super::{
     ApiState,
-    auth::{Acting, NamedTenant},
+    auth::Shown,
     envelope::{self, Answer, Envelope},
     error::ApiError,
     request::Ask,
     wire::{Id, PageAsk, Time, filter},
 };
 use crate::{
-    caller::Caller,
     census::standing::{LaneView, Standing, View},
     model::MAX_NAME,
     store::{Page, census::ModelFacts},
-    task::{ModelId, TenantId},
+    task::ModelId,
 };
 
 /// Most models in an overview.
@@ -171,12 +170,11 @@ pub(crate) struct LaneOverview {
 ))]
 pub(crate) async fn get_overview(
     State(api): State<ApiState>,
-    Acting(caller): Acting,
-    NamedTenant(named): NamedTenant,
+    Shown(tenant): Shown,
     Ask(GetOverview {}): Ask<GetOverview>,
 ) -> Answer<Overview> {
     let census = api.census.look().await?;
-    envelope::ok(Overview::of(&View::new(&census, seen_by(&caller, named))))
+    envelope::ok(Overview::of(&View::new(&census, tenant)))
 }
 
 /// List lanes, the longest queue first
@@ -187,26 +185,20 @@ pub(crate) async fn get_overview(
 ))]
 pub(crate) async fn list_lane(
     State(api): State<ApiState>,
-    Acting(caller): Acting,
-    NamedTenant(named): NamedTenant,
+    Shown(tenant): Shown,
     Ask(ask): Ask<ListLane>,
 ) -> Answer<Lanes> {
     let page = PageAsk::check(ask.page)?;
     let name = filter("modelName", ask.model_name, MAX_NAME)?;
     let status = ask.status.filter(|status| !status.is_empty()).map(|status| known_status(&status)).transpose()?;
     let census = api.census.look().await?;
-    let view = View::new(&census, seen_by(&caller, named));
+    let view = View::new(&census, tenant);
     let mut lanes = view.lanes();
     lanes.retain(|lane| {
         name.as_ref().is_none_or(|name| lane.counted.model_name.contains(name))
             && status.is_none_or(|status| lane.standing == status)
     });
     envelope::ok(Lanes::of(lanes, page, Time(view.taken_at())))
-}
-
-/// The tenant whose numbers a caller is shown; `None` = all of them.
-fn seen_by(caller: &Caller, named: Option<TenantId>) -> Option<TenantId> {
-    if caller.is_admin() { named } else { Some(caller.tenant) }
 }
 
 fn known_status(word: &str) -> Result<Standing, ApiError> {

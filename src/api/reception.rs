@@ -15,7 +15,7 @@ use axum::{
 use super::{
     ApiState,
     audit::{Entry, Notes},
-    auth::{self, Acting, Gate, NamedTenant},
+    auth::{self, Acting, Gate, Shown},
     error::ApiError,
     exchange::RequestId,
     rate::Rate,
@@ -46,7 +46,7 @@ pub(crate) struct Desk {
 #[derive(Debug, Clone)]
 pub(crate) struct Received {
     pub(crate) acting: Acting,
-    pub(crate) named: NamedTenant,
+    pub(crate) shown: Shown,
     pub(crate) sent: Sent,
     pub(crate) notes: Notes,
 }
@@ -81,8 +81,8 @@ async fn hand_on(
     }
     let (mut parts, body) = request.into_parts();
     let sent = request::receive(&parts, body, desk.limits).await?;
-    let (acting, named) = auth::act(caller, &sent, &notes)?;
-    parts.extensions.insert(Received { acting, named, sent, notes });
+    let (acting, shown) = auth::act(caller, &sent, &notes)?;
+    parts.extensions.insert(Received { acting, shown, sent, notes });
     Ok(next.run(Request::from_parts(parts, Body::empty())).await)
 }
 

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::{
     ApiState,
-    auth::{Acting, NamedTenant},
+    auth::Shown,
     envelope::{self, Answer, Envelope},
     error::ApiError,
     request::Ask,
@@ -143,14 +143,12 @@ pub(crate) struct Series {
 ))]
 pub(crate) async fn list_series(
     State(api): State<ApiState>,
-    Acting(caller): Acting,
-    NamedTenant(named): NamedTenant,
+    Shown(tenant): Shown,
     Ask(ask): Ask<ListSeries>,
 ) -> Answer<Series> {
     let model_name = filter("modelName", ask.model_name.clone(), MAX_NAME)?;
     let window = Window::of(&ask, clock::now())?;
     let (from, to) = (window.begin(0), window.begin(window.steps));
-    let tenant = if caller.is_admin() { named } else { Some(caller.tenant) };
     let filter = SeriesFilter { span: window.span, from, to, tenant, model_name };
     let mut sums = Sums::new(&window, ask.by_model.unwrap_or(false));
     api.store.read_series(&filter, |row| sums.add(&window, row)).await?;

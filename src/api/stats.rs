@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use super::{
     ApiState,
-    auth::{Acting, NamedTenant},
+    auth::Shown,
     envelope::{self, Answer, Envelope, PageOf},
     error::ApiError,
     request::Ask,
@@ -82,12 +82,10 @@ pub(crate) struct StatView {
 ))]
 pub(crate) async fn list_model_stat(
     State(api): State<ApiState>,
-    Acting(caller): Acting,
-    NamedTenant(named): NamedTenant,
+    Shown(tenant): Shown,
     Ask(ask): Ask<ListModelStat>,
 ) -> Answer<PageOf<StatView>> {
     let page = PageAsk::check(ask.page)?;
-    let tenant = if caller.is_admin() { named } else { Some(caller.tenant) };
     let found = api.store.list_stats(tenant, &ask.filter()?, page).await?;
     envelope::page(found.list.into_iter().map(StatView::from).collect(), found.total)
 }

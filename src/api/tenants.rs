@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use super::{
     ApiState,
-    auth::{Acting, NamedTenant},
+    auth::{Acting, Shown},
     envelope::{self, Answer, Envelope, PageOf},
     error::ApiError,
     request::Ask,
@@ -144,12 +144,10 @@ pub(crate) async fn get_tenant(State(api): State<ApiState>, Acting(caller): Acti
 ))]
 pub(crate) async fn list_tenant(
     State(api): State<ApiState>,
-    Acting(caller): Acting,
-    NamedTenant(named): NamedTenant,
+    Shown(tenant): Shown,
     Ask(ask): Ask<ListTenant>,
 ) -> Answer<PageOf<TenantView>> {
     let page = PageAsk::check(ask.page)?;
-    let tenant = if caller.is_admin() { named } else { Some(caller.tenant) };
     let found = api.store.list_tenants(tenant, page).await?;
     let view = |tenant| TenantView::of(tenant, &api.config.plans);
     envelope::page(found.list.into_iter().map(view).collect(), found.total)
