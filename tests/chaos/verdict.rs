@@ -189,12 +189,15 @@ impl Judge<'_> {
     fn explained(&self, first: &Call, second: &Call) -> bool {
         let caller = self.caller(first);
         self.faults.iter().any(|fault| {
-            let about_it = match fault.what {
-                What::Killed | What::Paused | What::Stopped | What::DiskFull => fault.incarnation == caller,
-                What::Database | What::Stall => true,
-                What::Redis | What::Storage | What::Models => false,
+            let (about_it, until) = match fault.what {
+                What::Killed | What::Paused | What::Stopped | What::DiskFull => {
+                    (fault.incarnation == caller, fault.until)
+                }
+                // A lease that could not be renewed meanwhile is given up within its length.
+                What::Database | What::Stall => (true, fault.until + Duration::from_secs(LEASE)),
+                What::Redis | What::Storage | What::Models => (false, fault.until),
             };
-            about_it && fault.at <= second.began && fault.until >= first.began
+            about_it && fault.at <= second.began && until >= first.began
         })
     }
 

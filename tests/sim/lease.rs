@@ -35,16 +35,16 @@ impl Keeper<'_> {
 
     async fn renew(&self, standing: &RefCell<Standing>) {
         let (lease, node) = (self.sim.settings.lease, self.node);
-        let every = lease / RENEWALS;
+        let patience = lease / RENEWALS;
         let rt = &self.sim.rt;
         loop {
             let asked = rt.tick();
             let renewal = self.process.db(self.sim, move |table, now| table.renew(node, lease, now));
-            match rt.within(every, renewal).await {
+            match rt.within(patience, renewal).await {
                 Some(Ok(true)) => {
                     standing.borrow_mut().renewed(asked);
                     let watchers = self.process.db(self.sim, |table, _| table.watchers());
-                    let watchers = rt.within(every, watchers).await.and_then(Result::ok);
+                    let watchers = rt.within(patience, watchers).await.and_then(Result::ok);
                     self.process.watched_by.replace(watchers.clone().unwrap_or_default());
                     standing.borrow_mut().watched_by(watchers);
                 }
@@ -53,6 +53,7 @@ impl Keeper<'_> {
                     standing.borrow_mut().failed();
                 }
             }
+            let every = standing.borrow().every();
             rt.sleep(every.saturating_sub(rt.tick() - asked)).await;
         }
     }
