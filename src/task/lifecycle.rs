@@ -15,7 +15,7 @@
 //! `5 cancelled` is a number that callers know already; no arrow leads there yet.
 //!
 //! A [`Transition`] can only be made here, from the row it starts from, so it always carries the
-//! state and the attempt that the row must still have. The store applies it with that guard; a row
+//! state, the attempt and the owner that the row must still have. The store applies it with that guard; a row
 //! that moved on in the meantime makes the transition stale, and the writer stops quietly.
 //! [`CLAIM`] and [`PICK_UP`] are the two arrows that the store draws in bulk.
 
@@ -168,7 +168,7 @@ pub struct RowChange<'a> {
     pub from: State,
     /// Guard: the attempt it must have.
     pub attempt: Attempt,
-    /// Guard: who must own it; `None` where the attempt says enough.
+    /// Guard: who must own it; `None` where nobody does, in the queue.
     pub owner: Option<NodeId>,
     /// New state.
     pub state: State,
@@ -333,21 +333,22 @@ pub fn dropped_from_queue(task: &Waiting, error: String) -> Transition {
     }
 }
 
+/// Adopting a task leaves its attempt as it is, so only the owner tells whether that has happened
+/// since the row was read: a dead worker's last write must not pass for its successor's.
 fn held(task: &Running, change: Change, ending: Option<Ending>, call: Option<CallCount>) -> Transition {
     Transition {
         key: task.key,
         lane: task.lane,
         from: State::Running,
         attempt: task.attempt,
-        owner: None,
+        owner: Some(task.node),
         change,
         ending: ending.map(|ending| (ending, task.node)),
         call,
     }
 }
 
-/// Adopting a task leaves its attempt as it is, so only the owner tells whether that has happened
-/// since the row was read.
+/// Guarded by the owner as [`held`] is, for the same reason.
 fn taken_from(task: &Abandoned, change: Change, ending: Ending, call: Option<CallCount>) -> Transition {
     Transition {
         key: task.key,
@@ -508,6 +509,7 @@ mod tests {
             .iter()
             .map(|(name, arrow)| {
                 let row = arrow.row();
+                assert_eq!(row.owner.is_some(), row.from == State::Running, "{name}: who runs it is in its guard");
                 format!(
                     "{name}: {}@{} -> {}/{} {:?} delay {:?} retries +{} lost +{} error {:?}",
                     row.from.number(),

@@ -49,12 +49,14 @@ const ALL: [Fault; 16] = [
     Fault::ModelDeleted,
 ];
 
-/// Faults that are worth a scene of their own: who is cut off from whom, and who knows.
-pub const SCENES: [&[Fault]; 4] = [
+/// Faults that are worth a scene of their own: who is cut off from whom, and who knows; what the dead
+/// had parked, and still had on its way to the database.
+pub const SCENES: [&[Fault]; 5] = [
     &[Fault::CutDatabase],
     &[Fault::CutDatabase, Fault::CutRedis],
     &[Fault::CutDatabase, Fault::DatabaseDown],
     &[Fault::CutDatabase, Fault::Pause],
+    &[Fault::Kill, Fault::Flaky, Fault::StorageDown],
 ];
 
 /// Lets faults happen until their time is over, then puts everything right.

@@ -7,8 +7,10 @@ use crate::faults::Fault;
 pub enum Flaw {
     /// A write asks for the state only.
     GuardWithoutAttempt,
-    /// A write asks for the attempt only.
+    /// A write asks for the attempt and the owner only.
     GuardWithoutState,
+    /// A write asks for the state and the attempt only.
+    GuardWithoutOwner,
     /// A claim leaves the attempt as it is.
     ClaimWithoutFence,
     /// A claim does not count what runs and believes in permits.
@@ -55,6 +57,7 @@ impl Flaw {
             Flaw::OneWordTaken => Some(&[Fault::CutDatabase]),
             Flaw::WordGoodForLong => Some(&[Fault::CutDatabase, Fault::DatabaseDown]),
             Flaw::GuardWithoutAttempt => Some(&[Fault::CutDatabase, Fault::Pause]),
+            Flaw::GuardWithoutOwner => Some(&[Fault::Kill, Fault::Flaky, Fault::StorageDown]),
             _ => None,
         }
     }

@@ -227,6 +227,7 @@ macro_rules! the_simulator_notices {
 the_simulator_notices! {
     a_write_without_the_attempt_in_its_guard: GuardWithoutAttempt,
     a_write_without_the_state_in_its_guard: GuardWithoutState,
+    a_write_without_the_owner_in_its_guard: GuardWithoutOwner,
     a_claim_that_does_not_raise_the_fence: ClaimWithoutFence,
     a_claim_that_does_not_count_what_runs: ClaimWithoutCount,
     an_adoption_of_another_attempt: AdoptWithoutAttempt,

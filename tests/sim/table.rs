@@ -351,7 +351,8 @@ impl Table {
         let attempt = row.attempt == change.attempt || self.flaw == Some(Flaw::GuardWithoutAttempt);
         let state = row.state == change.from || self.flaw == Some(Flaw::GuardWithoutState);
         let again = transition.call().is_some() && change.state == change.from && same;
-        let owner = change.owner.is_none_or(|owner| row.owner == Some(owner));
+        let anybodys = matches!(self.flaw, Some(Flaw::GuardWithoutAttempt | Flaw::GuardWithoutOwner));
+        let owner = anybodys || change.owner.is_none_or(|owner| row.owner == Some(owner));
         if state && attempt && owner && !again {
             let mut row = row.clone();
             let rest = change.delay.map(|delay| delay.as_micros() as Micros);
