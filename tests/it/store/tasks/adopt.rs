@@ -4,11 +4,11 @@ use model_asynch::{
     clock,
     task::{
         Attempt, TaskKey,
-        lifecycle::{self, Phase, Place, Slot, State},
+        lifecycle::{self, Applied, Phase, Place, Slot, State},
     },
 };
 
-use super::{Fixture, ROOMY, call, failure, succeeded};
+use super::{Fixture, ROOMY, call, failure, stored, succeeded};
 use crate::{backend_test, support::backend::TestDb};
 
 backend_test!(a_task_still_running_is_adopted_with_its_call_to_be_counted, async |db: &TestDb| {
@@ -43,6 +43,25 @@ backend_test!(a_parked_task_is_adopted_with_its_call_counted, async |db: &TestDb
     fixture.done(lifecycle::parked(&task, "a.part".into(), None, call(true))).await;
     let adopted = fixture.store.adopt(clock::node_id(), task.key, task.attempt, "a.part").await.unwrap().unwrap();
     assert!(!adopted.call_uncounted);
+});
+
+backend_test!(a_dead_workers_last_write_changes_nothing_after_the_adoption, async |db: &TestDb| {
+    let fixture = Fixture::open(db).await;
+    let task = fixture.running(fixture.lane(ROOMY).await).await;
+    let adopted = fixture.store.adopt(clock::node_id(), task.key, task.attempt, "a.part").await.unwrap().unwrap();
+    fixture.done(lifecycle::parked(&adopted.task, "a.part".into(), Some("full".into()), call(true))).await;
+    // Sent by the worker that died, under the same attempt, and carried out only now.
+    for late in [
+        lifecycle::parked(&task, "b.part".into(), Some("slow".into()), call(true)),
+        lifecycle::failed(&task, "no".into(), call(false)),
+        lifecycle::handed_back(&task, call(false)),
+        lifecycle::succeeded(&task, stored(), call(true)),
+    ] {
+        assert_eq!(fixture.store.apply(late).await.unwrap(), Applied::Stale);
+    }
+    assert_eq!(fixture.calls().await, [1, 1, 0, 5], "the call is counted once");
+    assert_eq!(fixture.raw.text("SELECT tmp_file FROM asynch_task").await, "a.part");
+    fixture.done(succeeded(&adopted.task)).await;
 });
 
 backend_test!(a_task_back_in_the_queue_is_adopted_even_while_it_rests, async |db: &TestDb| {
