@@ -3,7 +3,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark")]
 
-use std::{hint::black_box, time::Duration};
+use std::{collections::HashMap, hint::black_box, sync::Arc, time::Duration};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use model_asynch::{
@@ -13,6 +13,7 @@ use model_asynch::{
     metrics::Metrics,
     model::{Model, ModelPatch, ModelSpec, headers::Headers},
     spool::file_type,
+    store::tasks::LaneVerdict,
     task::{
         Attempt, CallerHeaders, Lane, ModelId, Running, TaskKey, TenantId,
         lifecycle::{self, Phase, StoredFile},
@@ -20,6 +21,8 @@ use model_asynch::{
         trace::TraceContext,
     },
     trace,
+    wake::WakeUp,
+    worker::lanes::Lanes,
 };
 use serde_json::value::RawValue;
 
@@ -123,6 +126,28 @@ fn lifecycle(criterion: &mut Criterion) {
     });
 }
 
+/// What the dispatcher does around one claim, beside so many lanes that have work.
+fn lanes(criterion: &mut Criterion) {
+    let models = HashMap::from([(ModelId(3), Arc::new(model()))]);
+    for many in [100, 10_000] {
+        let mut lanes = Lanes::default();
+        for tenant in 0..many {
+            lanes.wake(WakeUp { lane: Lane { model: ModelId(3), tenant: TenantId(tenant) }, rewind: false });
+        }
+        let now = clock::now();
+        criterion.bench_function(&format!("64 of {many} lanes asked, and their verdicts"), |bencher| {
+            bencher.iter(|| {
+                let asked = lanes.take(64);
+                let asks = lanes.asks(&asked, 256, &models, |_| None);
+                for &lane in &asked {
+                    lanes.verdict(lane, LaneVerdict::More, Some(now));
+                }
+                black_box(asks)
+            });
+        });
+    }
+}
+
 fn file_types(criterion: &mut Criterion) {
     let json = br#"{"language":"fra","script":"Latin","confidence":1.0,"reliable":true}"#;
     let wav = [b"RIFF\x24\xbb\0\0WAVEfmt ".as_slice(), &[0; 496]].concat();
@@ -163,5 +188,5 @@ fn metrics(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(hot, submission, spans, lifecycle, file_types, headers, metrics);
+criterion_group!(hot, submission, spans, lifecycle, lanes, file_types, headers, metrics);
 criterion_main!(hot);
