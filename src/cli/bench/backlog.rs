@@ -1,6 +1,6 @@
 //! `backlog`: whether a full queue makes anything slower. So many rows in so many lanes; with more
-//! than one, the first holds 90 % of them and is full: its calls never end. Measured are createTask,
-//! one claim, and the drain of what the others hold; then, with `--hold`, all at once while an old
+//! than one, the first holds 90 % of them and is full: its calls never end. Measured are createTask
+//! (beside each number of rows in turn), one claim, and the drain of what the others hold; then, with `--hold`, all at once while an old
 //! transaction keeps dead rows from being cleaned up.
 
 use std::time::Duration;
@@ -15,6 +15,7 @@ use super::{
     report::{At, Report, Sample},
     stage::{Bed, LOOK, Stage},
     tell,
+    usage::Used,
     yardstick::Yardstick,
 };
 use crate::{
@@ -40,6 +41,9 @@ const LANES: [u64; 3] = [1, 100, 10_000];
 /// Tasks that are drained: as many for every backlog worth the name, so that only the backlog
 /// differs.
 const DRAINED: u64 = 20_000;
+
+/// Turns that createTask takes beside each number of rows.
+const TURNS: u32 = 8;
 
 /// Calls that a lane may have running where there are several.
 const LIMIT: i64 = 8;
@@ -68,8 +72,8 @@ pub(super) async fn measure(bed: &Bed, report: &mut Report) -> anyhow::Result<()
     }
 }
 
-/// Every number of rows in every number of lanes; rounds outermost, so that all are compared within
-/// the same minutes.
+/// Every number of rows in every number of lanes; rounds outermost, and every number of rows side by
+/// side, so that they are compared within the same seconds.
 pub(super) async fn sweep(bed: &Bed, report: &mut Report, rows: &[u64], lanes: &[u64]) -> anyhow::Result<()> {
     if bed.options.url.is_some() {
         bail!("a backlog is made in a database of its own; leave out --url");
@@ -77,21 +81,22 @@ pub(super) async fn sweep(bed: &Bed, report: &mut Report, rows: &[u64], lanes: &
     for round in 1..=bed.options.rounds.get() {
         let yardstick = report.yardstick(bed).await?;
         for &lanes in lanes {
-            for &rows in rows {
-                tell(&format!("backlog, round {round}: {rows} rows in {lanes} lanes"));
-                let mut stage = bed.stage(bed.setup(false)).await?;
-                let samples = measure_on(bed, &mut stage, rows, lanes).await;
-                bed.gate("/hold/open").await?;
+            let mut backlogs = Vec::with_capacity(rows.len());
+            let measured = measure_beside(bed, &mut backlogs, round, rows, lanes).await;
+            bed.gate("/hold/open").await?;
+            for Backlog { stage, .. } in backlogs {
                 stage.clear().await?;
-                bed.gate("/hold/closed").await?;
-                add(report, samples?, &yardstick, At { rows, lanes });
+            }
+            bed.gate("/hold/closed").await?;
+            for (at, samples) in measured? {
+                add(report, samples, &yardstick, at);
             }
         }
     }
     Ok(())
 }
 
-fn add(report: &mut Report, samples: Vec<(&str, &str, Sample)>, yardstick: &Yardstick, at: At) {
+fn add(report: &mut Report, samples: Samples, yardstick: &Yardstick, at: At) {
     for (what, unit, sample) in samples {
         let case = format!("{what}: {} rows, {} lanes", at.rows, at.lanes);
         let sample = if unit == "/s" { sample.compared_with(yardstick) } else { sample };
@@ -99,28 +104,79 @@ fn add(report: &mut Report, samples: Vec<(&str, &str, Sample)>, yardstick: &Yard
     }
 }
 
-async fn measure_on(
-    bed: &Bed,
-    stage: &mut Stage<'_>,
-    rows: u64,
+/// What is measured on one backlog: what, its unit, the sample.
+type Samples = Vec<(&'static str, &'static str, Sample)>;
+
+/// A service on a database with a backlog.
+struct Backlog<'a> {
+    at: At,
+    model: ModelId,
+    stage: Stage<'a>,
+}
+
+/// Leaves the backlogs to be cleared, however far it came.
+async fn measure_beside<'a>(
+    bed: &'a Bed,
+    backlogs: &mut Vec<Backlog<'a>>,
+    round: usize,
+    rows: &[u64],
     lanes: u64,
-) -> anyhow::Result<Vec<(&'static str, &'static str, Sample)>> {
-    let id = fill(bed, stage, rows, lanes).await?;
-    let newcomer = as_tenant(&stage.api, 2, NEWCOMER).post("/task/createTask", &new_task(MODEL, PAYLOAD));
-    let (loaded, used) = load::press(&stage.api.target, &newcomer, CONNECTIONS, async || {
-        let before = stage.reading().await;
-        tokio::time::sleep(Duration::from_secs_f64(bed.options.seconds)).await;
-        stage.reading().await.since(&before)
-    })
-    .await?;
-    let created = Sample::rate(loaded.answers, &used).with_latency(loaded.latencies.summary());
-    stage.stop().await?;
-    let claims = claims(stage, id, lanes).await?;
-    let summary = claims.summary();
-    let claimed = Sample::plain(summary.p50, claims.len()).with_latency(summary);
-    stage.restart(bed.setup(true)).await?;
-    let drained = drain(stage, lanes, drained(rows)).await?;
-    Ok(vec![("createTask", "/s", created), ("one claim", "ms", claimed), ("drain", "/s", drained)])
+) -> anyhow::Result<Vec<(At, Samples)>> {
+    for &rows in rows {
+        tell(&format!("backlog, round {round}: making {rows} rows in {lanes} lanes"));
+        let stage = bed.stage(bed.setup(false)).await?;
+        let model = fill(bed, &stage, rows, lanes).await?;
+        backlogs.push(Backlog { at: At { rows, lanes }, model, stage });
+    }
+    tell(&format!("backlog, round {round}: createTask beside each in turn"));
+    let created = create_in_turns(bed, backlogs).await?;
+    for Backlog { stage, .. } in &mut *backlogs {
+        stage.stop().await?;
+    }
+    let mut measured = Vec::with_capacity(backlogs.len());
+    for (Backlog { at, model, stage }, created) in backlogs.iter_mut().zip(created) {
+        tell(&format!("backlog, round {round}: claim and drain beside {} rows", at.rows));
+        let claims = claims(stage, *model, lanes).await?;
+        let summary = claims.summary();
+        let claimed = Sample::plain(summary.p50, claims.len()).with_latency(summary);
+        stage.restart(bed.setup(true)).await?;
+        let drained = drain(stage, lanes, drained(at.rows)).await?;
+        // Calls that are held would keep the service from stopping.
+        bed.gate("/hold/open").await?;
+        stage.stop().await?;
+        bed.gate("/hold/closed").await?;
+        measured
+            .push((*at, vec![("createTask", "/s", created), ("one claim", "ms", claimed), ("drain", "/s", drained)]));
+    }
+    Ok(measured)
+}
+
+/// createTask of a newcomer beside each backlog, a little at a time: the speed of a machine changes
+/// from one second to the next by more than a backlog costs.
+async fn create_in_turns(bed: &Bed, backlogs: &[Backlog<'_>]) -> anyhow::Result<Vec<Sample>> {
+    let mut sums: Vec<Option<(u64, Used, Latencies)>> = backlogs.iter().map(|_| None).collect();
+    for _ in 0..TURNS {
+        for (Backlog { stage, .. }, sum) in backlogs.iter().zip(&mut sums) {
+            let newcomer = as_tenant(&stage.api, 2, NEWCOMER).post("/task/createTask", &new_task(MODEL, PAYLOAD));
+            let (loaded, used) = load::press(&stage.api.target, &newcomer, CONNECTIONS, async || {
+                let before = stage.reading().await;
+                tokio::time::sleep(Duration::from_secs_f64(bed.options.seconds / f64::from(TURNS))).await;
+                stage.reading().await.since(&before)
+            })
+            .await?;
+            *sum = Some(match sum.take() {
+                None => (loaded.answers, used, loaded.latencies),
+                Some((answers, before, mut latencies)) => {
+                    latencies.add(&loaded.latencies);
+                    (answers + loaded.answers, before.and(&used), latencies)
+                }
+            });
+        }
+    }
+    let sample = |(answers, used, latencies): (u64, Used, Latencies)| {
+        Sample::rate(answers, &used).with_latency(latencies.summary())
+    };
+    Ok(sums.into_iter().flatten().map(sample).collect())
 }
 
 /// Makes the rows: the full lane's, and what the others hold.

@@ -2,7 +2,7 @@
 //! machine, and what the best other queue reached on such a machine.
 
 use super::{
-    report::{Figure, Report, Sample},
+    report::{Figure, Report, Sample, median},
     table::{aligned, number},
 };
 
@@ -210,16 +210,21 @@ fn whole_life(report: &Report, of: fn(&Sample) -> Option<f64>) -> Option<f64> {
     Some(enqueue + find(report, "drain", "100 B, fs")?.median_of(of)?)
 }
 
-/// The worst of all numbers of lanes.
+/// The worst of all numbers of lanes. Round by round, for only what was measured within the same
+/// minute can be compared.
 fn most_against_fewest(report: &Report, what: &str) -> Option<f64> {
     let of = |figure: &&Figure| figure.bench == "backlog" && figure.series == what;
     let figures: Vec<&Figure> = report.figures.iter().filter(of).collect();
     let ratio = |lanes: u64| {
-        let of_lanes = figures.iter().filter_map(|figure| Some((figure.at?, figure.median())));
+        let of_lanes = figures.iter().filter_map(|figure| Some((figure.at?, *figure)));
         let mut of_lanes: Vec<_> = of_lanes.filter(|(at, _)| at.lanes == lanes).collect();
         of_lanes.sort_by_key(|(at, _)| at.rows);
         let ((fewest, few), (most, many)) = (of_lanes.first()?, of_lanes.last()?);
-        (fewest.rows < most.rows).then_some(many / few)
+        if fewest.rows == most.rows {
+            return None;
+        }
+        let rounds = many.samples.iter().zip(&few.samples);
+        median(rounds.map(|(many, few)| many.value / few.value).collect())
     };
     figures.iter().filter_map(|figure| ratio(figure.at?.lanes)).min_by(f64::total_cmp)
 }

@@ -117,9 +117,7 @@ impl Figure {
 
     /// The middle of what the samples have of something.
     pub(super) fn median_of(&self, of: impl Fn(&Sample) -> Option<f64>) -> Option<f64> {
-        let mut values: Vec<f64> = self.samples.iter().filter_map(of).collect();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len().checked_sub(1)? / 2).copied()
+        median(self.samples.iter().filter_map(of).collect())
     }
 
     /// The smallest and the largest value.
@@ -127,6 +125,12 @@ impl Figure {
         let values = self.samples.iter().map(|sample| sample.value);
         (values.clone().fold(f64::INFINITY, f64::min), values.fold(f64::NEG_INFINITY, f64::max))
     }
+}
+
+/// The middle one; the smaller of two.
+pub(super) fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len().checked_sub(1)? / 2).copied()
 }
 
 impl Report {

@@ -128,6 +128,22 @@ impl Reading {
 }
 
 impl Used {
+    /// Together with what was used at another time; unknown where one of them is.
+    pub(super) fn and(&self, other: &Used) -> Used {
+        let sum = |of: fn(&Used) -> Option<f64>| Some(of(self)? + of(other)?);
+        Used {
+            took: self.took + other.took,
+            service: sum(|used| used.service),
+            model: sum(|used| used.model),
+            client: sum(|used| used.client),
+            postgres: sum(|used| used.postgres),
+            redis: sum(|used| used.redis),
+            busy: sum(|used| used.busy),
+            wal_bytes: sum(|used| used.wal_bytes),
+            transactions: sum(|used| used.transactions),
+        }
+    }
+
     /// Divided by the tasks it was used for.
     pub(super) fn per_task(&self, tasks: u64) -> Cost {
         let tasks = tasks.max(1) as f64;
