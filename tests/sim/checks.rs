@@ -398,8 +398,10 @@ impl Checks {
                 // Its lease has to run out first, and somebody has to have watched for a whole one.
                 Some(_) | None => {
                     let lease = sim.settings.lease.as_micros() as Micros;
+                    let database_back = sim.trouble.borrow().database_back;
                     let watched = |process: &&Rc<Process>| {
-                        let well_since = process.started.max(process.resumed.get()).max(process.hurt.get());
+                        let began = process.started.max(process.resumed.get());
+                        let well_since = began.max(process.hurt.get()).max(database_back);
                         process.node.get().is_some() && now - well_since > 2 * lease
                     };
                     row.owner.is_none_or(|node| !table.nodes.contains_key(&node))

@@ -138,7 +138,9 @@ async fn episode(sim: &Sim, fault: Fault) {
         Fault::DatabaseDown => {
             sim.trouble.borrow_mut().database_down += 1;
             sim.rt.sleep(long).await;
-            sim.trouble.borrow_mut().database_down -= 1;
+            let mut trouble = sim.trouble.borrow_mut();
+            trouble.database_down -= 1;
+            trouble.database_back = sim.rt.now();
             sim.rt.note(|| "the database is back".to_owned());
         }
         Fault::RedisDown => {

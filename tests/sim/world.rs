@@ -101,6 +101,8 @@ pub struct Behaviour {
 #[derive(Debug, Default)]
 pub struct Trouble {
     pub database_down: u32,
+    /// When it was put right last.
+    pub database_back: Micros,
     pub redis_down: u32,
     pub storage_down: u32,
     pub models_down: u32,
