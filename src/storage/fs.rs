@@ -2,19 +2,23 @@
 //!
 //! A result is durable when [`FsStorage::put`] returns: file, folder and the folders above are
 //! synced before its task reaches state 2. Small results that come together are written by one
-//! thread and synced together; see `batch_sync`.
+//! thread and synced together: those of one tenant and day as records of one file, a `pack`, where
+//! they are many, each as a file of its own otherwise; see `batch_sync`.
 
 mod batch_sync;
 mod folders;
+mod pack;
+mod packed;
+mod placing;
 mod signed_url;
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File, OpenOptions},
-    io::{self, Write as _},
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
@@ -23,22 +27,25 @@ use url::Url;
 
 use self::{
     batch_sync::{BatchSync, WORTH_ONE_SYNC},
+    pack::Record,
+    packed::Address,
+    placing::{Large, Unsynced},
     signed_url::SignedUrls,
 };
 use super::{PING_TIMEOUT, Placed, StorageError, base, by, checked_key, deadline, object_key};
-use crate::{
-    clock,
-    faults::{self, Point},
-    secrets::Vault,
-    spool::{Parked, ReadError},
-    trips::{Errand, Trips},
-};
+use crate::{clock, secrets::Vault, spool::Parked, trips::{Errand, Trips}};
 
 /// Small results placed and synced in one trip.
-const MOST_AT_ONCE: usize = 512;
+const MOST_AT_ONCE: usize = pack::MOST_RECORDS;
 
 /// Small results that are placed while those before them are synced; fewer wait for that sync's end.
 const WORTH_A_SECOND_TRIP: usize = 32;
+
+/// Results of one folder from which on one file for all of them is cheaper than one for each.
+const WORTH_A_PACK: usize = 8;
+
+/// Bytes of a pack, beyond which another one is begun; so much is put together in memory.
+const PACK_SIZE: usize = 4 * 1024 * 1024;
 
 /// See the module.
 #[derive(Clone)]
@@ -51,12 +58,27 @@ pub struct FsStorage {
     small: Trips<Placer>,
 }
 
+/// What lies under a key.
+pub enum Opened {
+    /// A file of its own (or a folder, which is nobody's result).
+    File(File),
+    /// One of those that share a file.
+    Record {
+        /// All of it.
+        content: Bytes,
+        /// When it was stored.
+        stored_at: SystemTime,
+    },
+}
+
 impl FsStorage {
-    /// `signing`: under which key, and how long a URL works.
+    /// `signing`: under which key, and how long a URL works. `packs`: many small results may share a
+    /// file.
     pub(super) fn open(
         folder: &Path,
         public_url: &Url,
         signing: Option<(&Vault, Duration)>,
+        packs: bool,
         timeout: Duration,
     ) -> Result<FsStorage, String> {
         let signed = signing.map(|(vault, ttl)| {
@@ -66,37 +88,48 @@ impl FsStorage {
         fs::create_dir_all(folder)
             .map_err(|error| format!("oss.path: cannot make the folder {}: {error}", folder.display()))?;
         folders::keep_apart(folder);
-        let placer = Placer { sync: BatchSync::of(folder), settled: Mutex::default() };
+        let folder: Arc<Path> = folder.into();
+        let sync = BatchSync::of(&folder);
+        let placer = Placer { root: Arc::clone(&folder), packs, sync, settled: Mutex::default() };
         let small = Trips::in_pairs(placer, MOST_AT_ONCE, WORTH_A_SECOND_TRIP);
-        Ok(FsStorage { folder: folder.into(), public_url: base(public_url).into(), signed, timeout, small })
-    }
-
-    /// Where the files lie; a key is a path below it.
-    pub fn folder(&self) -> &Path {
-        &self.folder
+        Ok(FsStorage { folder, public_url: base(public_url).into(), signed, timeout, small })
     }
 
     /// When this returns, file and folders are synced: the result survives a power failure as far
     /// as the file system keeps the promise of `fsync`.
     pub(super) async fn put(&self, parked: &Parked) -> Result<Placed, StorageError> {
         let key = object_key(parked);
-        let placing = Placing {
-            root: Arc::clone(&self.folder),
-            parked: parked.path.clone(),
-            content: parked.in_memory().cloned(),
-            size: parked.size,
-            target: self.folder.join(&key),
-        };
         let placed = async {
-            match placing.content {
-                Some(_) => self.small.send(placing).await.map_err(|_| stopped())?,
+            let Some(content) = parked.in_memory() else {
                 // A large one takes its time, which the small ones need not wait for.
-                None => blocking(move || sync_each(vec![placing.place()]).into_iter().collect()).await,
-            }
+                return self.put_large(key, parked).await;
+            };
+            self.small.send(Small { key, content: content.clone() }).await.map_err(|_| stopped())?
         };
-        by(deadline(self.timeout), placed).await?;
+        let key = by(deadline(self.timeout), placed).await?;
         let url = if self.signed.is_some() { String::new() } else { self.unsigned(&key) };
         Ok(Placed { url, key })
+    }
+
+    async fn put_large(&self, key: String, parked: &Parked) -> Result<String, StorageError> {
+        let (root, target) = (Arc::clone(&self.folder), self.folder.join(&key));
+        let large = Large { parked: parked.path.clone(), size: parked.size, target };
+        blocking(move || sync_each(vec![large.place(&root)]).into_iter().collect()).await.map(|()| key)
+    }
+
+    /// What lies under that key. Blocks. A key that leads out of the folder is the caller's to refuse.
+    ///
+    /// # Errors
+    /// `NotFound` where nothing lies there, or nothing for anybody to see.
+    pub fn look(&self, key: &str) -> io::Result<Opened> {
+        if let Some(address) = Address::read(key) {
+            let (content, stored_at) = address.open(&self.folder)?;
+            return Ok(Opened::Record { content, stored_at });
+        }
+        if packed::is_closed(key) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        File::open(self.folder.join(key)).map(Opened::File)
     }
 
     /// The URL of what lies under `key`; `stored` is the one it was stored with, if any.
@@ -126,10 +159,16 @@ impl FsStorage {
     }
 
     pub(super) async fn delete(&self, key: &str) -> Result<(), StorageError> {
-        let path = self.folder.join(checked_key(key)?);
-        let delete = move || match fs::remove_file(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result.map_err(|error| failed("delete the file", &error)),
+        let (root, key) = (Arc::clone(&self.folder), checked_key(key)?.to_owned());
+        let delete = move || {
+            let deleted = match Address::read(&key) {
+                Some(address) => address.delete(&root),
+                None => fs::remove_file(root.join(&key)),
+            };
+            match deleted {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                deleted => deleted.map_err(|error| failed("delete the file", &error)),
+            }
         };
         by(deadline(self.timeout), blocking(delete)).await
     }
@@ -145,38 +184,87 @@ impl FsStorage {
     }
 }
 
-/// One file on its way from the spool to its place.
-struct Placing {
-    root: Arc<Path>,
-    parked: PathBuf,
-    /// A small result, which has no file in the spool.
-    content: Option<Bytes>,
-    size: u64,
-    target: PathBuf,
+/// A small result on its way to its place.
+struct Small {
+    /// Its key as a file.
+    key: String,
+    content: Bytes,
 }
 
-/// A file in its place that power failure may still take away.
-struct Unsynced {
-    file: File,
-    /// The folder that it lies in and those above it.
-    folders: Vec<PathBuf>,
-    /// The folder had to be made for it.
-    in_new_folder: bool,
+/// What is written as one file. Results come with their place in the batch.
+enum Load {
+    File(usize, Small),
+    Pack { key: String, records: Vec<(usize, Small)> },
 }
 
 /// Places small results, and syncs them together.
 struct Placer {
+    root: Arc<Path>,
+    packs: bool,
     sync: BatchSync,
     /// The folder that was synced last, with those above it: only what is in it is new since.
     settled: Mutex<PathBuf>,
 }
 
 impl Errand for Placer {
-    type Item = Placing;
-    type Answer = Result<(), StorageError>;
+    type Item = Small;
+    /// The key under which it lies now.
+    type Answer = Result<String, StorageError>;
 
-    fn run(&self, batch: Vec<Placing>) -> Vec<Result<(), StorageError>> {
-        let mut placed: Vec<_> = batch.iter().map(Placing::place).collect();
+    fn run(&self, batch: Vec<Small>) -> Vec<Result<String, StorageError>> {
+        let loads = self.loads(batch);
+        let synced = self.sync(loads.iter().map(|load| self.place(load)).collect());
+        let mut answers = Vec::new();
+        for (load, synced) in loads.into_iter().zip(synced) {
+            if synced.is_err() {
+                self.withdraw(&load);
+            }
+            answers.extend(load.keys().into_iter().map(|(at, key)| (at, synced.clone().map(|()| key))));
+        }
+        answers.sort_unstable_by_key(|(at, _)| *at);
+        answers.into_iter().map(|(_, answer)| answer).collect()
+    }
+}
+
+impl Placer {
+    /// Which results share a file.
+    fn loads(&self, batch: Vec<Small>) -> Vec<Load> {
+        let mut rest: Vec<_> = batch.into_iter().enumerate().collect();
+        rest.sort_by(|(_, one), (_, other)| one.folder().cmp(other.folder()));
+        let mut rest = rest.into_iter().peekable();
+        let mut loads = Vec::new();
+        while let Some((at, first)) = rest.next() {
+            let (folder, mut size) = (first.folder().to_owned(), first.content.len());
+            let mut records = vec![(at, first)];
+            while let Some(next) = rest.next_if(|(_, next)| {
+                self.packs && next.folder() == folder && size + next.content.len() <= PACK_SIZE
+            }) {
+                size += next.1.content.len();
+                records.push(next);
+            }
+            if records.len() < WORTH_A_PACK {
+                loads.extend(records.into_iter().map(|(at, small)| Load::File(at, small)));
+            } else {
+                loads.push(Load::Pack { key: packed::new_key(&folder), records });
+            }
+        }
+        loads
+    }
+
+    fn place(&self, load: &Load) -> Result<Unsynced, StorageError> {
+        match load {
+            Load::File(_, small) => placing::write(&self.root, &self.root.join(&small.key), &small.content),
+            Load::Pack { key, records } => {
+                let records: Vec<_> =
+                    records.iter().map(|(_, small)| Record { name: small.name(), content: &small.content }).collect();
+                let pack = pack::encode(clock::now().into(), &records)
+                    .ok_or_else(|| StorageError::new("storage could not pack so large a result"))?;
+                placing::write_pack(&self.root, &self.root.join(key), &pack)
+            }
+        }
+    }
+
+    fn sync(&self, mut placed: Vec<Result<Unsynced, StorageError>>) -> Vec<Result<(), StorageError>> {
         if placed.len() >= WORTH_ONE_SYNC && self.sync.all() {
             return placed.into_iter().map(|placed| placed.map(drop)).collect();
         }
@@ -194,11 +282,43 @@ impl Errand for Placer {
         }
         synced
     }
-}
 
-impl Placer {
+    /// Removes a pack that came to nothing. Its results are stored anew, under other keys.
+    fn withdraw(&self, load: &Load) {
+        match load {
+            // Overwritten by the next try.
+            Load::File(..) => {}
+            Load::Pack { key, .. } => drop(fs::remove_file(self.root.join(key))),
+        }
+    }
+
     fn settled(&self) -> MutexGuard<'_, PathBuf> {
         self.settled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Small {
+    fn folder(&self) -> &str {
+        self.key.rsplit_once('/').map_or("", |(folder, _)| folder)
+    }
+
+    fn name(&self) -> &str {
+        self.key.rsplit('/').next().unwrap_or_default()
+    }
+}
+
+impl Load {
+    /// Where each result lies, with its place in the batch.
+    fn keys(self) -> Vec<(usize, String)> {
+        match self {
+            Load::File(at, small) => vec![(at, small.key)],
+            Load::Pack { key, records } => {
+                let record = |(number, (at, small)): (usize, (usize, Small))| {
+                    (at, packed::record_key(&key, number, small.name()))
+                };
+                records.into_iter().enumerate().map(record).collect()
+            }
+        }
     }
 }
 
@@ -216,102 +336,6 @@ fn sync_each(placed: Vec<Result<Unsynced, StorageError>>) -> Vec<Result<(), Stor
     let synced =
         folders.iter().try_for_each(|folder| sync_folder(folder)).map_err(|error| failed("sync a folder", &error));
     files.into_iter().map(|file| file.and_then(|()| synced.clone())).collect()
-}
-
-impl Placing {
-    /// Synced by the caller in any case, also where an earlier try has placed the file: it may
-    /// have died before it came to that.
-    fn place(&self) -> Result<Unsynced, StorageError> {
-        let (file, in_new_folder) = match &self.content {
-            Some(content) => self.write(content)?,
-            None => (self.link_or_copy()?, true),
-        };
-        let folders = self.target.ancestors().skip(1).take_while(|folder| folder.starts_with(&self.root));
-        Ok(Unsynced { file, folders: folders.map(Path::to_owned).collect(), in_new_folder })
-    }
-
-    /// Writes it under its final name, which nobody knows before it is whole. True: in a folder that
-    /// had to be made.
-    fn write(&self, content: &[u8]) -> Result<(File, bool), StorageError> {
-        let mut in_new_folder = false;
-        let create = || OpenOptions::new().write(true).create_new(true).open(&self.target);
-        let created = match create() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.make_folders()?;
-                in_new_folder = true;
-                create()
-            }
-            // An earlier try of this same result.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                OpenOptions::new().write(true).truncate(true).open(&self.target)
-            }
-            created => created,
-        };
-        faults::pass(Point::HalfUpload);
-        created
-            .and_then(|mut file| file.write_all(content).map(|()| (file, in_new_folder)))
-            .map_err(|error| failed("write the file", &error))
-    }
-
-    fn link_or_copy(&self) -> Result<File, StorageError> {
-        if fs::metadata(&self.parked).map_err(|error| self.unreadable(error))?.len() != self.size {
-            return Err(ReadError::Gone("its size is wrong").into());
-        }
-        self.make_folders()?;
-        self.link(&self.target)?;
-        faults::pass(Point::HalfUpload);
-        File::open(&self.target).map_err(|error| failed("sync the file", &error))
-    }
-
-    fn make_folders(&self) -> Result<(), StorageError> {
-        let folder = self.target.parent().unwrap_or(&self.root);
-        folders::make(folder).map_err(|error| failed("make a folder", &error))
-    }
-
-    /// Gives the file its second name, or copies it where names cannot be shared.
-    fn link(&self, target: &Path) -> Result<(), StorageError> {
-        match fs::hard_link(&self.parked, target) {
-            Ok(()) => Ok(()),
-            // An earlier try: nobody else knows this name.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && self.is_placed(target) => Ok(()),
-            // Another file system, or one without links; a copy names any other trouble better.
-            Err(_) => self.copy(target),
-        }
-    }
-
-    fn is_placed(&self, target: &Path) -> bool {
-        fs::metadata(target).is_ok_and(|found| found.is_file() && found.len() == self.size)
-    }
-
-    fn copy(&self, target: &Path) -> Result<(), StorageError> {
-        // A name of its own for every try: one that ran into its timeout may still be writing.
-        let part = target.with_extension(clock::token());
-        let copied = self
-            .copy_to(&part)
-            .and_then(|()| fs::rename(&part, target).map_err(|error| failed("rename the file", &error)));
-        if copied.is_err() {
-            fs::remove_file(&part).ok();
-        }
-        copied
-    }
-
-    fn copy_to(&self, part: &Path) -> Result<(), StorageError> {
-        let mut from = File::open(&self.parked).map_err(|error| self.unreadable(error))?;
-        let written = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(part)
-            .and_then(|mut to| io::copy(&mut from, &mut to))
-            .map_err(|error| failed("write the file", &error))?;
-        if written == self.size { Ok(()) } else { Err(ReadError::Gone("its size is wrong").into()) }
-    }
-
-    fn unreadable(&self, error: io::Error) -> StorageError {
-        match error.kind() {
-            io::ErrorKind::NotFound => ReadError::Gone("no such file").into(),
-            _ => ReadError::Disk(error).into(),
-        }
-    }
 }
 
 fn sync_folder(folder: &Path) -> io::Result<()> {
