@@ -33,7 +33,12 @@ use self::{
     signed_url::SignedUrls,
 };
 use super::{PING_TIMEOUT, Placed, StorageError, base, by, checked_key, deadline, object_key};
-use crate::{clock, secrets::Vault, spool::Parked, trips::{Errand, Trips}};
+use crate::{
+    clock,
+    secrets::Vault,
+    spool::Parked,
+    trips::{Errand, Trips},
+};
 
 /// Small results placed and synced in one trip.
 const MOST_AT_ONCE: usize = pack::MOST_RECORDS;
@@ -236,9 +241,9 @@ impl Placer {
         while let Some((at, first)) = rest.next() {
             let (folder, mut size) = (first.folder().to_owned(), first.content.len());
             let mut records = vec![(at, first)];
-            while let Some(next) = rest.next_if(|(_, next)| {
-                self.packs && next.folder() == folder && size + next.content.len() <= PACK_SIZE
-            }) {
+            while let Some(next) = rest
+                .next_if(|(_, next)| self.packs && next.folder() == folder && size + next.content.len() <= PACK_SIZE)
+            {
                 size += next.1.content.len();
                 records.push(next);
             }

@@ -234,7 +234,8 @@ backend_test!(a_deleted_record_is_gone_and_its_pack_with_the_last_one, async |db
     for one in rest {
         assert_eq!(get(&app.api, &one.path).await.text().await.unwrap(), one.text);
     }
-    let deleted = futures::future::join_all(rest.iter().flat_map(|one| [storage.delete(&one.key), other.delete(&one.key)]));
+    let deleted =
+        futures::future::join_all(rest.iter().flat_map(|one| [storage.delete(&one.key), other.delete(&one.key)]));
     assert!(deleted.await.into_iter().all(|deleted| deleted.is_ok()));
     assert_eq!(files_below(&folder), [] as [PathBuf; 0]);
     app.stop().await;

@@ -210,7 +210,8 @@ mod folder {
         for error in [storage.ping().await.unwrap_err(), storage.put(&parked, &NOBODY).await.unwrap_err()] {
             assert!(!error.file_gone && !error.message.contains(bench.dir.path().to_str().unwrap()), "{error}");
         }
-        let error = open(OssKind::Fs { path: bench.oss_path().join("below"), url_ttl: None, packs: false }).err().unwrap();
+        let error =
+            open(OssKind::Fs { path: bench.oss_path().join("below"), url_ttl: None, packs: false }).err().unwrap();
         assert!(error.starts_with("oss.path: "), "{error}");
     }
 

@@ -223,7 +223,7 @@ mod tests {
         }
         let left = fs::read(&path).unwrap();
         assert_eq!(left.len() as u64, size);
-        assert_eq!(&left[HEAD + 3 * ENTRY..], b"\0\01\x31\0\0".as_slice());
+        assert_eq!(&left[HEAD + 3 * ENTRY..], b"\0\x0011\0\0".as_slice());
         Address { pack: PACK, number: 1, name: "wrong" }.delete(root.path()).unwrap();
         assert!(path.exists());
         Address { pack: PACK, number: 1, name: "1" }.delete(root.path()).unwrap();
