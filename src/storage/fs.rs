@@ -122,11 +122,12 @@ impl FsStorage {
         blocking(move || sync_each(vec![large.place(&root)]).into_iter().collect()).await.map(|()| key)
     }
 
-    /// What lies under that key. Blocks. A key that leads out of the folder is the caller's to refuse.
+    /// What lies under that key. Blocks.
     ///
     /// # Errors
     /// `NotFound` where nothing lies there, or nothing for anybody to see.
     pub fn look(&self, key: &str) -> io::Result<Opened> {
+        let key = checked_key(key).map_err(|_| io::ErrorKind::NotFound)?;
         if let Some(address) = Address::read(key) {
             let (content, stored_at) = address.open(&self.folder)?;
             return Ok(Opened::Record { content, stored_at });
