@@ -80,8 +80,8 @@ impl Storage {
         }
     }
 
-    /// Stores a result under its own key, the same at every try. The parked file stays. Takes at
-    /// most `oss.timeout`.
+    /// Stores a result under its own key: the same at every try, but for one that came to share a
+    /// file with others. The parked file stays. Takes at most `oss.timeout`.
     ///
     /// # Errors
     /// See [`StorageError`].
