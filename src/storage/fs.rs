@@ -366,3 +366,73 @@ async fn blocking<T: Send + 'static>(
 fn stopped() -> StorageError {
     StorageError::new("storage was stopped")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn placer(packs: bool) -> (Placer, tempfile::TempDir) {
+        let root = tempfile::tempdir().unwrap();
+        let sync = BatchSync::of(root.path());
+        (Placer { root: root.path().into(), packs, sync, settled: Mutex::default() }, root)
+    }
+
+    /// A result of that tenant, with its number and size.
+    fn small(tenant: usize, number: usize, size: usize) -> Small {
+        Small { key: format!("{tenant}/20251122/{number}.txt"), content: vec![b'x'; size].into() }
+    }
+
+    /// How many results each file of a batch holds.
+    fn sizes(placer: &Placer, batch: Vec<Small>) -> Vec<usize> {
+        let size = |load: &Load| match load {
+            Load::File(..) => 1,
+            Load::Pack { records, .. } => records.len(),
+        };
+        placer.loads(batch).iter().map(size).collect()
+    }
+
+    #[test]
+    fn results_share_a_file_where_one_tenant_has_many_and_they_are_not_too_large_together() {
+        let (placer, _root) = placer(true);
+        assert_eq!(sizes(&placer, vec![small(1, 0, 9)]), [1]);
+        assert_eq!(sizes(&placer, (0..7).map(|n| small(1, n, 9)).collect()), [1; 7]);
+        assert_eq!(sizes(&placer, (0..8).map(|n| small(1, n, 9)).collect()), [8]);
+        let mixed = (0..30).map(|n| small(n % 3, n, 9)).chain([small(7, 30, 9)]).collect();
+        assert_eq!(sizes(&placer, mixed), [10, 10, 10, 1]);
+        let part = PACK_SIZE / 16;
+        assert_eq!(sizes(&placer, (0..40).map(|n| small(1, n, part)).collect()), [16, 16, 8]);
+    }
+
+    #[test]
+    fn without_packs_nothing_shares_a_file() {
+        let (placer, _root) = placer(false);
+        assert_eq!(sizes(&placer, (0..20).map(|n| small(1, n, 9)).collect()), [1; 20]);
+    }
+
+    #[test]
+    fn every_result_of_a_batch_is_told_its_own_place() {
+        let (placer, root) = placer(true);
+        let batch: Vec<_> = (0..50).map(|n| small(n % 4, n, n)).chain([small(9, 50, 50)]).collect();
+        let keys = placer.run(batch);
+        for (n, key) in keys.into_iter().enumerate() {
+            let key = key.unwrap();
+            assert!(key.ends_with(&format!("/{n}.txt")), "{key}");
+            let length = match Address::read(&key) {
+                Some(address) => address.open(root.path()).unwrap().0.len(),
+                None => fs::read(root.path().join(&key)).unwrap().len(),
+            };
+            assert_eq!((length, key.contains(".pack/")), (n, n < 50), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_pack_that_cannot_be_written_fails_its_own_results_only() {
+        let (placer, root) = placer(true);
+        // A file where tenant 1's folder would have to be made.
+        fs::write(root.path().join("1"), "").unwrap();
+        let answers = placer.run((0..20).map(|n| small(n % 2, n, 9)).collect());
+        for (n, answer) in answers.iter().enumerate() {
+            assert_eq!(answer.is_ok(), n % 2 == 0, "{n}");
+        }
+    }
+}
