@@ -228,6 +228,8 @@ pub enum OssKind {
         path: PathBuf,
         /// How long a signed URL works at least; `None` = URLs are not signed and never run out.
         url_ttl: Option<Duration>,
+        /// Small results that come together share a file.
+        packs: bool,
     },
     /// Any S3-compatible store.
     S3(S3),

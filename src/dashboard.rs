@@ -173,7 +173,7 @@ mod tests {
         let http =
             OssKind::Http { url: "https://files.example.com:8443/upload?x=1".parse().unwrap(), url_pointer: None };
         for (storage, expected) in [
-            (OssKind::Fs { path: "oss".into(), url_ttl: None }, vec![]),
+            (OssKind::Fs { path: "oss".into(), url_ttl: None, packs: true }, vec![]),
             (http, vec!["https://files.example.com:8443"]),
             (s3(Some("http://10.0.0.1:9000"), false, None), vec!["http://10.0.0.1:9000"]),
             (s3(Some("https://s3.example.com"), true, None), vec!["https://results.s3.example.com"]),
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_browser_that_has_a_file_is_not_sent_it_again() {
-        let policy = policy(&OssKind::Fs { path: "oss".into(), url_ttl: None });
+        let policy = policy(&OssKind::Fs { path: "oss".into(), url_ttl: None, packs: true });
         let fresh = answer(PAGE, &policy, &HeaderMap::new());
         assert_eq!(fresh.status(), StatusCode::OK);
         assert_eq!(fresh.headers()["content-type"], "text/html; charset=utf-8");

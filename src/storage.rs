@@ -69,9 +69,9 @@ impl Storage {
     pub fn open(config: &Config, public_url: &Url, services: &Services) -> Result<Storage, String> {
         let timeout = config.oss.timeout;
         match &config.oss.kind {
-            OssKind::Fs { path, url_ttl } => {
+            OssKind::Fs { path, url_ttl, packs } => {
                 let signing = url_ttl.map(|ttl| (&config.vault, ttl));
-                fs::FsStorage::open(path, public_url, signing, timeout).map(Storage::Fs)
+                fs::FsStorage::open(path, public_url, signing, *packs, timeout).map(Storage::Fs)
             }
             OssKind::S3(store) => s3::S3Storage::open(store, timeout).map(Storage::S3),
             OssKind::Http { url, url_pointer } => {
@@ -80,8 +80,8 @@ impl Storage {
         }
     }
 
-    /// Stores a result under its own key, the same at every try. The parked file stays. Takes at
-    /// most `oss.timeout`.
+    /// Stores a result under its own key: the same at every try, but for one that came to share a
+    /// file with others. The parked file stays. Takes at most `oss.timeout`.
     ///
     /// # Errors
     /// See [`StorageError`].

@@ -1,7 +1,7 @@
 //! Results that storage `fs` keeps, served to whoever has the URL: its unguessable part is the key,
 //! and where URLs run out, its signature.
 
-use std::path::Path;
+mod shelf;
 
 use axum::{
     body::Body,
@@ -11,8 +11,9 @@ use axum::{
 };
 use tower_http::services::ServeDir;
 
+use self::shelf::Shelf;
 use super::{ApiState, error::ApiError};
-use crate::{spool::file_type, task::TaskId};
+use crate::{spool::file_type, storage::fs::FsStorage, task::TaskId};
 
 /// What every path begins with.
 const PREFIX: &str = "/file";
@@ -44,7 +45,7 @@ pub(crate) async fn file(State(api): State<ApiState>, request: Request) -> Resul
     if !storage.opens(key(&request), request.uri().query().unwrap_or_default()) {
         return Err(ApiError::no_such_file());
     }
-    serve(storage.folder(), request).await
+    serve(storage, request).await
 }
 
 /// The object's key as the caller wrote it. A signed one has nothing that could be written otherwise.
@@ -52,7 +53,7 @@ fn key(request: &Request) -> &str {
     request.uri().path().strip_prefix(PREFIX).and_then(|path| path.strip_prefix('/')).unwrap_or_default()
 }
 
-async fn serve(folder: &Path, mut request: Request) -> Result<Response, ApiError> {
+async fn serve(storage: &FsStorage, mut request: Request) -> Result<Response, ApiError> {
     let path = request.uri().path().strip_prefix(PREFIX).unwrap_or_default();
     // Names with a dot in front are files that storage is still writing.
     if path.split('/').any(|part| part.starts_with('.') || part.starts_with("%2e") || part.starts_with("%2E")) {
@@ -63,7 +64,9 @@ async fn serve(folder: &Path, mut request: Request) -> Result<Response, ApiError
     // A result never changes under its URL, so this condition always holds.
     request.headers_mut().remove(header::IF_UNMODIFIED_SINCE);
 
-    let mut files = ServeDir::new(folder).append_index_html_on_directories(false).redirect_to_trailing_slash(false);
+    let mut files = ServeDir::with_backend("", Shelf(storage.clone()))
+        .append_index_html_on_directories(false)
+        .redirect_to_trailing_slash(false);
     let served = files.try_call(request).await;
     let mut response = served.map_err(|error| unreadable(&error))?.map(Body::new);
     match response.status() {
@@ -139,7 +142,12 @@ fn outside(response: &Response) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::error::Kind;
+    use crate::{
+        api::error::Kind,
+        config::{OssKind, check::check, raw::RawConfig},
+        consul::Services,
+        storage::Storage,
+    };
 
     async fn get(path: &str, range: Option<&str>) -> Result<Response, Kind> {
         let folder = tempfile::tempdir().unwrap();
@@ -147,12 +155,16 @@ mod tests {
         std::fs::write(folder.path().join("secret.txt"), "secret").unwrap();
         std::fs::write(folder.path().join("served/7/a.txt"), "0123456789").unwrap();
         std::fs::write(folder.path().join("served/7/.b.txt"), "half").unwrap();
+        std::fs::write(folder.path().join("served/7/0123456789abcdef.pack"), "others' results").unwrap();
         let mut request = Request::new(Body::empty());
         *request.uri_mut() = path.parse().unwrap();
         if let Some(range) = range {
             request.headers_mut().insert(header::RANGE, range.parse().unwrap());
         }
-        serve(&folder.path().join("served"), request).await.map_err(|error| error.kind())
+        let mut config = check(&RawConfig::default()).unwrap();
+        config.oss.kind = OssKind::Fs { path: folder.path().join("served"), url_ttl: None, packs: true };
+        let storage = Storage::open(&config, &"http://localhost".parse().unwrap(), &Services::default()).unwrap();
+        serve(storage.served().unwrap(), request).await.map_err(|error| error.kind())
     }
 
     #[tokio::test]
@@ -210,6 +222,12 @@ mod tests {
             "/file/7/..%2f..%2fsecret.txt",
             "/file//etc/passwd",
             "/file/7/a.txt%00",
+            "/file/7/0123456789abcdef.pack",
+            "/file/7/0123456789abcde%66.pack",
+            "/file/7/0123456789abcdef.pack/",
+            "/file/7/0123456789abcdef.pack/.",
+            "/file/7/0123456789abcdef.pack/0",
+            "/file/7/0123456789abcdef.pack/0/a.txt",
         ] {
             assert_eq!(get(path, None).await.map(|response| response.status()), Err(Kind::NotFound), "{path}");
         }

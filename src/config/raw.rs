@@ -286,6 +286,9 @@ pub struct RawOss {
     pub kind: String,
     /// Kind `fs`: the folder; several nodes share it. Default `data/oss`.
     pub path: String,
+    /// Kind `fs`: small results that come together share a file. False: every result is a file of its
+    /// own, for those who read the folder by other means. Default true.
+    pub packs: bool,
     /// Kind `http`: where files are posted, an absolute http(s) URL, or `consul://service/path` (with
     /// TLS `consul+https://`). Required there.
     pub url: String,
@@ -543,6 +546,7 @@ impl Default for RawOss {
         RawOss {
             kind: "fs".into(),
             path: "data/oss".into(),
+            packs: true,
             url: String::new(),
             url_pointer: String::new(),
             retry_for_seconds: 86_400,

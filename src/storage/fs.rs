@@ -2,19 +2,23 @@
 //!
 //! A result is durable when [`FsStorage::put`] returns: file, folder and the folders above are
 //! synced before its task reaches state 2. Small results that come together are written by one
-//! thread and synced together; see `batch_sync`.
+//! thread and synced together: those of one tenant and day as records of one file, a `pack`, where
+//! they are many, each as a file of its own otherwise; see `batch_sync`.
 
 mod batch_sync;
 mod folders;
+mod pack;
+mod packed;
+mod placing;
 mod signed_url;
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File, OpenOptions},
-    io::{self, Write as _},
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
@@ -23,22 +27,30 @@ use url::Url;
 
 use self::{
     batch_sync::{BatchSync, WORTH_ONE_SYNC},
+    pack::Record,
+    packed::Address,
+    placing::{Large, Unsynced},
     signed_url::SignedUrls,
 };
 use super::{PING_TIMEOUT, Placed, StorageError, base, by, checked_key, deadline, object_key};
 use crate::{
     clock,
-    faults::{self, Point},
     secrets::Vault,
-    spool::{Parked, ReadError},
+    spool::Parked,
     trips::{Errand, Trips},
 };
 
 /// Small results placed and synced in one trip.
-const MOST_AT_ONCE: usize = 512;
+const MOST_AT_ONCE: usize = pack::MOST_RECORDS;
 
 /// Small results that are placed while those before them are synced; fewer wait for that sync's end.
 const WORTH_A_SECOND_TRIP: usize = 32;
+
+/// Results of one folder from which on one file for all of them is cheaper than one for each.
+const WORTH_A_PACK: usize = 8;
+
+/// Bytes of a pack, beyond which another one is begun; so much is put together in memory.
+const PACK_SIZE: usize = 4 * 1024 * 1024;
 
 /// See the module.
 #[derive(Clone)]
@@ -51,12 +63,27 @@ pub struct FsStorage {
     small: Trips<Placer>,
 }
 
+/// What lies under a key.
+pub enum Opened {
+    /// A file of its own (or a folder, which is nobody's result).
+    File(File),
+    /// One of those that share a file.
+    Record {
+        /// All of it.
+        content: Bytes,
+        /// When it was stored.
+        stored_at: SystemTime,
+    },
+}
+
 impl FsStorage {
-    /// `signing`: under which key, and how long a URL works.
+    /// `signing`: under which key, and how long a URL works. `packs`: many small results may share a
+    /// file.
     pub(super) fn open(
         folder: &Path,
         public_url: &Url,
         signing: Option<(&Vault, Duration)>,
+        packs: bool,
         timeout: Duration,
     ) -> Result<FsStorage, String> {
         let signed = signing.map(|(vault, ttl)| {
@@ -66,37 +93,49 @@ impl FsStorage {
         fs::create_dir_all(folder)
             .map_err(|error| format!("oss.path: cannot make the folder {}: {error}", folder.display()))?;
         folders::keep_apart(folder);
-        let placer = Placer { sync: BatchSync::of(folder), settled: Mutex::default() };
+        let folder: Arc<Path> = folder.into();
+        let sync = BatchSync::of(&folder);
+        let placer = Placer { root: Arc::clone(&folder), packs, sync, settled: Mutex::default() };
         let small = Trips::in_pairs(placer, MOST_AT_ONCE, WORTH_A_SECOND_TRIP);
-        Ok(FsStorage { folder: folder.into(), public_url: base(public_url).into(), signed, timeout, small })
-    }
-
-    /// Where the files lie; a key is a path below it.
-    pub fn folder(&self) -> &Path {
-        &self.folder
+        Ok(FsStorage { folder, public_url: base(public_url).into(), signed, timeout, small })
     }
 
     /// When this returns, file and folders are synced: the result survives a power failure as far
     /// as the file system keeps the promise of `fsync`.
     pub(super) async fn put(&self, parked: &Parked) -> Result<Placed, StorageError> {
         let key = object_key(parked);
-        let placing = Placing {
-            root: Arc::clone(&self.folder),
-            parked: parked.path.clone(),
-            content: parked.in_memory().cloned(),
-            size: parked.size,
-            target: self.folder.join(&key),
-        };
         let placed = async {
-            match placing.content {
-                Some(_) => self.small.send(placing).await.map_err(|_| stopped())?,
+            let Some(content) = parked.in_memory() else {
                 // A large one takes its time, which the small ones need not wait for.
-                None => blocking(move || sync_each(vec![placing.place()]).into_iter().collect()).await,
-            }
+                return self.put_large(key, parked).await;
+            };
+            self.small.send(Small { key, content: content.clone() }).await.map_err(|_| stopped())?
         };
-        by(deadline(self.timeout), placed).await?;
+        let key = by(deadline(self.timeout), placed).await?;
         let url = if self.signed.is_some() { String::new() } else { self.unsigned(&key) };
         Ok(Placed { url, key })
+    }
+
+    async fn put_large(&self, key: String, parked: &Parked) -> Result<String, StorageError> {
+        let (root, target) = (Arc::clone(&self.folder), self.folder.join(&key));
+        let large = Large { parked: parked.path.clone(), size: parked.size, target };
+        blocking(move || sync_each(vec![large.place(&root)]).into_iter().collect()).await.map(|()| key)
+    }
+
+    /// What lies under that key. Blocks.
+    ///
+    /// # Errors
+    /// `NotFound` where nothing lies there, or nothing for anybody to see.
+    pub fn look(&self, key: &str) -> io::Result<Opened> {
+        let key = checked_key(key).map_err(|_| io::ErrorKind::NotFound)?;
+        if let Some(address) = Address::read(key) {
+            let (content, stored_at) = address.open(&self.folder)?;
+            return Ok(Opened::Record { content, stored_at });
+        }
+        if packed::is_closed(key) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        File::open(self.folder.join(key)).map(Opened::File)
     }
 
     /// The URL of what lies under `key`; `stored` is the one it was stored with, if any.
@@ -126,10 +165,16 @@ impl FsStorage {
     }
 
     pub(super) async fn delete(&self, key: &str) -> Result<(), StorageError> {
-        let path = self.folder.join(checked_key(key)?);
-        let delete = move || match fs::remove_file(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result.map_err(|error| failed("delete the file", &error)),
+        let (root, key) = (Arc::clone(&self.folder), checked_key(key)?.to_owned());
+        let delete = move || {
+            let deleted = match Address::read(&key) {
+                Some(address) => address.delete(&root),
+                None => fs::remove_file(root.join(&key)),
+            };
+            match deleted {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                deleted => deleted.map_err(|error| failed("delete the file", &error)),
+            }
         };
         by(deadline(self.timeout), blocking(delete)).await
     }
@@ -145,38 +190,87 @@ impl FsStorage {
     }
 }
 
-/// One file on its way from the spool to its place.
-struct Placing {
-    root: Arc<Path>,
-    parked: PathBuf,
-    /// A small result, which has no file in the spool.
-    content: Option<Bytes>,
-    size: u64,
-    target: PathBuf,
+/// A small result on its way to its place.
+struct Small {
+    /// Its key as a file.
+    key: String,
+    content: Bytes,
 }
 
-/// A file in its place that power failure may still take away.
-struct Unsynced {
-    file: File,
-    /// The folder that it lies in and those above it.
-    folders: Vec<PathBuf>,
-    /// The folder had to be made for it.
-    in_new_folder: bool,
+/// What is written as one file. Results come with their place in the batch.
+enum Load {
+    File(usize, Small),
+    Pack { key: String, records: Vec<(usize, Small)> },
 }
 
 /// Places small results, and syncs them together.
 struct Placer {
+    root: Arc<Path>,
+    packs: bool,
     sync: BatchSync,
     /// The folder that was synced last, with those above it: only what is in it is new since.
     settled: Mutex<PathBuf>,
 }
 
 impl Errand for Placer {
-    type Item = Placing;
-    type Answer = Result<(), StorageError>;
+    type Item = Small;
+    /// The key under which it lies now.
+    type Answer = Result<String, StorageError>;
 
-    fn run(&self, batch: Vec<Placing>) -> Vec<Result<(), StorageError>> {
-        let mut placed: Vec<_> = batch.iter().map(Placing::place).collect();
+    fn run(&self, batch: Vec<Small>) -> Vec<Result<String, StorageError>> {
+        let loads = self.loads(batch);
+        let synced = self.sync(loads.iter().map(|load| self.place(load)).collect());
+        let mut answers = Vec::new();
+        for (load, synced) in loads.into_iter().zip(synced) {
+            if synced.is_err() {
+                self.withdraw(&load);
+            }
+            answers.extend(load.keys().into_iter().map(|(at, key)| (at, synced.clone().map(|()| key))));
+        }
+        answers.sort_unstable_by_key(|(at, _)| *at);
+        answers.into_iter().map(|(_, answer)| answer).collect()
+    }
+}
+
+impl Placer {
+    /// Which results share a file.
+    fn loads(&self, batch: Vec<Small>) -> Vec<Load> {
+        let mut rest: Vec<_> = batch.into_iter().enumerate().collect();
+        rest.sort_by(|(_, one), (_, other)| one.folder().cmp(other.folder()));
+        let mut rest = rest.into_iter().peekable();
+        let mut loads = Vec::new();
+        while let Some((at, first)) = rest.next() {
+            let (folder, mut size) = (first.folder().to_owned(), first.content.len());
+            let mut records = vec![(at, first)];
+            while let Some(next) = rest
+                .next_if(|(_, next)| self.packs && next.folder() == folder && size + next.content.len() <= PACK_SIZE)
+            {
+                size += next.1.content.len();
+                records.push(next);
+            }
+            if records.len() < WORTH_A_PACK {
+                loads.extend(records.into_iter().map(|(at, small)| Load::File(at, small)));
+            } else {
+                loads.push(Load::Pack { key: packed::new_key(&folder), records });
+            }
+        }
+        loads
+    }
+
+    fn place(&self, load: &Load) -> Result<Unsynced, StorageError> {
+        match load {
+            Load::File(_, small) => placing::write(&self.root, &self.root.join(&small.key), &small.content),
+            Load::Pack { key, records } => {
+                let records: Vec<_> =
+                    records.iter().map(|(_, small)| Record { name: small.name(), content: &small.content }).collect();
+                let pack = pack::encode(clock::now().into(), &records)
+                    .ok_or_else(|| StorageError::new("storage could not pack so large a result"))?;
+                placing::write_pack(&self.root, &self.root.join(key), &pack)
+            }
+        }
+    }
+
+    fn sync(&self, mut placed: Vec<Result<Unsynced, StorageError>>) -> Vec<Result<(), StorageError>> {
         if placed.len() >= WORTH_ONE_SYNC && self.sync.all() {
             return placed.into_iter().map(|placed| placed.map(drop)).collect();
         }
@@ -194,11 +288,43 @@ impl Errand for Placer {
         }
         synced
     }
-}
 
-impl Placer {
+    /// Removes a pack that came to nothing. Its results are stored anew, under other keys.
+    fn withdraw(&self, load: &Load) {
+        match load {
+            // Overwritten by the next try.
+            Load::File(..) => {}
+            Load::Pack { key, .. } => drop(fs::remove_file(self.root.join(key))),
+        }
+    }
+
     fn settled(&self) -> MutexGuard<'_, PathBuf> {
         self.settled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Small {
+    fn folder(&self) -> &str {
+        self.key.rsplit_once('/').map_or("", |(folder, _)| folder)
+    }
+
+    fn name(&self) -> &str {
+        self.key.rsplit('/').next().unwrap_or_default()
+    }
+}
+
+impl Load {
+    /// Where each result lies, with its place in the batch.
+    fn keys(self) -> Vec<(usize, String)> {
+        match self {
+            Load::File(at, small) => vec![(at, small.key)],
+            Load::Pack { key, records } => {
+                let record = |(number, (at, small)): (usize, (usize, Small))| {
+                    (at, packed::record_key(&key, number, small.name()))
+                };
+                records.into_iter().enumerate().map(record).collect()
+            }
+        }
     }
 }
 
@@ -216,102 +342,6 @@ fn sync_each(placed: Vec<Result<Unsynced, StorageError>>) -> Vec<Result<(), Stor
     let synced =
         folders.iter().try_for_each(|folder| sync_folder(folder)).map_err(|error| failed("sync a folder", &error));
     files.into_iter().map(|file| file.and_then(|()| synced.clone())).collect()
-}
-
-impl Placing {
-    /// Synced by the caller in any case, also where an earlier try has placed the file: it may
-    /// have died before it came to that.
-    fn place(&self) -> Result<Unsynced, StorageError> {
-        let (file, in_new_folder) = match &self.content {
-            Some(content) => self.write(content)?,
-            None => (self.link_or_copy()?, true),
-        };
-        let folders = self.target.ancestors().skip(1).take_while(|folder| folder.starts_with(&self.root));
-        Ok(Unsynced { file, folders: folders.map(Path::to_owned).collect(), in_new_folder })
-    }
-
-    /// Writes it under its final name, which nobody knows before it is whole. True: in a folder that
-    /// had to be made.
-    fn write(&self, content: &[u8]) -> Result<(File, bool), StorageError> {
-        let mut in_new_folder = false;
-        let create = || OpenOptions::new().write(true).create_new(true).open(&self.target);
-        let created = match create() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.make_folders()?;
-                in_new_folder = true;
-                create()
-            }
-            // An earlier try of this same result.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                OpenOptions::new().write(true).truncate(true).open(&self.target)
-            }
-            created => created,
-        };
-        faults::pass(Point::HalfUpload);
-        created
-            .and_then(|mut file| file.write_all(content).map(|()| (file, in_new_folder)))
-            .map_err(|error| failed("write the file", &error))
-    }
-
-    fn link_or_copy(&self) -> Result<File, StorageError> {
-        if fs::metadata(&self.parked).map_err(|error| self.unreadable(error))?.len() != self.size {
-            return Err(ReadError::Gone("its size is wrong").into());
-        }
-        self.make_folders()?;
-        self.link(&self.target)?;
-        faults::pass(Point::HalfUpload);
-        File::open(&self.target).map_err(|error| failed("sync the file", &error))
-    }
-
-    fn make_folders(&self) -> Result<(), StorageError> {
-        let folder = self.target.parent().unwrap_or(&self.root);
-        folders::make(folder).map_err(|error| failed("make a folder", &error))
-    }
-
-    /// Gives the file its second name, or copies it where names cannot be shared.
-    fn link(&self, target: &Path) -> Result<(), StorageError> {
-        match fs::hard_link(&self.parked, target) {
-            Ok(()) => Ok(()),
-            // An earlier try: nobody else knows this name.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && self.is_placed(target) => Ok(()),
-            // Another file system, or one without links; a copy names any other trouble better.
-            Err(_) => self.copy(target),
-        }
-    }
-
-    fn is_placed(&self, target: &Path) -> bool {
-        fs::metadata(target).is_ok_and(|found| found.is_file() && found.len() == self.size)
-    }
-
-    fn copy(&self, target: &Path) -> Result<(), StorageError> {
-        // A name of its own for every try: one that ran into its timeout may still be writing.
-        let part = target.with_extension(clock::token());
-        let copied = self
-            .copy_to(&part)
-            .and_then(|()| fs::rename(&part, target).map_err(|error| failed("rename the file", &error)));
-        if copied.is_err() {
-            fs::remove_file(&part).ok();
-        }
-        copied
-    }
-
-    fn copy_to(&self, part: &Path) -> Result<(), StorageError> {
-        let mut from = File::open(&self.parked).map_err(|error| self.unreadable(error))?;
-        let written = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(part)
-            .and_then(|mut to| io::copy(&mut from, &mut to))
-            .map_err(|error| failed("write the file", &error))?;
-        if written == self.size { Ok(()) } else { Err(ReadError::Gone("its size is wrong").into()) }
-    }
-
-    fn unreadable(&self, error: io::Error) -> StorageError {
-        match error.kind() {
-            io::ErrorKind::NotFound => ReadError::Gone("no such file").into(),
-            _ => ReadError::Disk(error).into(),
-        }
-    }
 }
 
 fn sync_folder(folder: &Path) -> io::Result<()> {
@@ -335,4 +365,74 @@ async fn blocking<T: Send + 'static>(
 
 fn stopped() -> StorageError {
     StorageError::new("storage was stopped")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn placer(packs: bool) -> (Placer, tempfile::TempDir) {
+        let root = tempfile::tempdir().unwrap();
+        let sync = BatchSync::of(root.path());
+        (Placer { root: root.path().into(), packs, sync, settled: Mutex::default() }, root)
+    }
+
+    /// A result of that tenant, with its number and size.
+    fn small(tenant: usize, number: usize, size: usize) -> Small {
+        Small { key: format!("{tenant}/20251122/{number}.txt"), content: vec![b'x'; size].into() }
+    }
+
+    /// How many results each file of a batch holds.
+    fn sizes(placer: &Placer, batch: Vec<Small>) -> Vec<usize> {
+        let size = |load: &Load| match load {
+            Load::File(..) => 1,
+            Load::Pack { records, .. } => records.len(),
+        };
+        placer.loads(batch).iter().map(size).collect()
+    }
+
+    #[test]
+    fn results_share_a_file_where_one_tenant_has_many_and_they_are_not_too_large_together() {
+        let (placer, _root) = placer(true);
+        assert_eq!(sizes(&placer, vec![small(1, 0, 9)]), [1]);
+        assert_eq!(sizes(&placer, (0..7).map(|n| small(1, n, 9)).collect()), [1; 7]);
+        assert_eq!(sizes(&placer, (0..8).map(|n| small(1, n, 9)).collect()), [8]);
+        let mixed = (0..30).map(|n| small(n % 3, n, 9)).chain([small(7, 30, 9)]).collect();
+        assert_eq!(sizes(&placer, mixed), [10, 10, 10, 1]);
+        let part = PACK_SIZE / 16;
+        assert_eq!(sizes(&placer, (0..40).map(|n| small(1, n, part)).collect()), [16, 16, 8]);
+    }
+
+    #[test]
+    fn without_packs_nothing_shares_a_file() {
+        let (placer, _root) = placer(false);
+        assert_eq!(sizes(&placer, (0..20).map(|n| small(1, n, 9)).collect()), [1; 20]);
+    }
+
+    #[test]
+    fn every_result_of_a_batch_is_told_its_own_place() {
+        let (placer, root) = placer(true);
+        let batch: Vec<_> = (0..50).map(|n| small(n % 4, n, n)).chain([small(9, 50, 50)]).collect();
+        let keys = placer.run(batch);
+        for (n, key) in keys.into_iter().enumerate() {
+            let key = key.unwrap();
+            assert!(key.ends_with(&format!("/{n}.txt")), "{key}");
+            let length = match Address::read(&key) {
+                Some(address) => address.open(root.path()).unwrap().0.len(),
+                None => fs::read(root.path().join(&key)).unwrap().len(),
+            };
+            assert_eq!((length, key.contains(".pack/")), (n, n < 50), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_pack_that_cannot_be_written_fails_its_own_results_only() {
+        let (placer, root) = placer(true);
+        // A file where tenant 1's folder would have to be made.
+        fs::write(root.path().join("1"), "").unwrap();
+        let answers = placer.run((0..20).map(|n| small(n % 2, n, 9)).collect());
+        for (n, answer) in answers.iter().enumerate() {
+            assert_eq!(answer.is_ok(), n % 2 == 0, "{n}");
+        }
+    }
 }

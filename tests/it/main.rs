@@ -30,6 +30,7 @@ mod metrics;
 mod migrations;
 mod monitor;
 mod outage;
+mod packs;
 mod permits;
 mod real_model;
 mod server;

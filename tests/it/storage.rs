@@ -38,7 +38,7 @@ impl Bench {
     }
 
     fn fs(&self) -> Storage {
-        open(OssKind::Fs { path: self.oss_path(), url_ttl: None }).unwrap()
+        open(OssKind::Fs { path: self.oss_path(), url_ttl: None, packs: false }).unwrap()
     }
 
     async fn park(&self, content: impl Into<Bytes>, content_type: &str) -> Parked {
@@ -90,8 +90,7 @@ mod folder {
         assert!(stored.oss_key.starts_with("7/20") && stored.oss_key.ends_with(&format!("-2-{}.json", parked.token)));
         assert_eq!(storage.url(&stored.oss_file, &stored.oss_key).await, stored.oss_file);
         bench.spool.remove(&parked).await.unwrap();
-        let folder = storage.served().unwrap().folder();
-        assert_eq!(fs::read(folder.join(&stored.oss_key)).unwrap(), b"{\"a\":1}");
+        assert_eq!(fs::read(bench.oss_path().join(&stored.oss_key)).unwrap(), b"{\"a\":1}");
     }
 
     #[tokio::test]
@@ -161,7 +160,7 @@ mod folder {
             return eprintln!("SKIPPED: no second file system");
         }
         let path = elsewhere.path().join("files");
-        let storage = open(OssKind::Fs { path: path.clone(), url_ttl: None }).unwrap();
+        let storage = open(OssKind::Fs { path: path.clone(), url_ttl: None, packs: false }).unwrap();
         let content = noise(3 * MIB);
         let parked = bench.park(content.clone(), "").await;
         let stored = storage.put(&parked, &NOBODY).await.unwrap();
@@ -211,7 +210,8 @@ mod folder {
         for error in [storage.ping().await.unwrap_err(), storage.put(&parked, &NOBODY).await.unwrap_err()] {
             assert!(!error.file_gone && !error.message.contains(bench.dir.path().to_str().unwrap()), "{error}");
         }
-        let error = open(OssKind::Fs { path: bench.oss_path().join("below"), url_ttl: None }).err().unwrap();
+        let error =
+            open(OssKind::Fs { path: bench.oss_path().join("below"), url_ttl: None, packs: false }).err().unwrap();
         assert!(error.starts_with("oss.path: "), "{error}");
     }
 

@@ -15,7 +15,9 @@ const OSS_KINDS: &str = "fs, s3, http";
 
 pub(super) fn check(raw: &RawOss, vault: &Vault, has_consul: bool) -> Result<Oss, ConfigError> {
     let kind = match raw.kind.as_str() {
-        "fs" => OssKind::Fs { path: folder("oss.path", &raw.path)?, url_ttl: signed_for(raw, vault)? },
+        "fs" => {
+            OssKind::Fs { path: folder("oss.path", &raw.path)?, url_ttl: signed_for(raw, vault)?, packs: raw.packs }
+        }
         "s3" => OssKind::S3(s3(raw)?),
         "http" => OssKind::Http {
             url: url_or_service("oss.url", required("oss.url", &raw.url, HTTP_URL)?, has_consul)?,

@@ -105,7 +105,12 @@ impl Node {
 
     /// The same, for one that dies as by `kill -9` when it passes that point for the first time.
     pub async fn doomed(db: &TestDb, settings: &[(&str, &str)], point: Point) -> Node {
-        Node::with(db, settings, &[(faults::VARIABLE, point.name())]).await
+        Node::doomed_at(db, settings, point, 1).await
+    }
+
+    /// The same at a later pass.
+    pub async fn doomed_at(db: &TestDb, settings: &[(&str, &str)], point: Point, pass: usize) -> Node {
+        Node::with(db, settings, &[(faults::VARIABLE, &format!("{}:{pass}", point.name()))]).await
     }
 
     async fn with(db: &TestDb, settings: &[(&str, &str)], variables: &[(&str, &str)]) -> Node {
