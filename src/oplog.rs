@@ -34,7 +34,7 @@ const MAX_QUEUED: usize = 10_000;
 const MAX_QUEUED_BYTES: usize = 32 << 20;
 
 /// Most rows written at once.
-const MAX_BATCH: usize = 512;
+const MAX_BATCH: usize = 1024;
 
 /// How long the first call of a batch waits for others, so that a busy service writes a few large
 /// batches and is not busier still with many small ones. The log may lag behind.

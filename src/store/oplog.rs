@@ -4,31 +4,30 @@ use std::sync::LazyLock;
 
 use sqlx::{ColumnIndex, Decode, PgPool, Row, SqlitePool, Type};
 
-use super::{Backend, Listing, Page, Store, StoreError, models::is_nowhere, on_each, sqlite::Many, value::Stamp};
+use super::{
+    Backend, Listing, Page, Store, StoreError,
+    models::is_nowhere,
+    on_each,
+    postgres::{CopyRows, copy_lazily},
+    sqlite::Many,
+    value::Stamp,
+};
 use crate::{oplog::OpLog, task::TenantId};
 
 /// What a row is written to; who changed it last is who made it.
-macro_rules! insert {
+macro_rules! written {
     () => {
-        "INSERT INTO asynch_op_log (tenant_id, creator, created_at, updater, updated_at, ip, user_agent, api_path, \
-         http_method, biz_name, model_name, task_id, op_type, success, error_msg, cost_ms, request_payload, \
-         response_payload) "
+        "asynch_op_log (tenant_id, creator, created_at, updater, updated_at, ip, user_agent, api_path, http_method, \
+         biz_name, model_name, task_id, op_type, success, error_msg, cost_ms, request_payload, response_payload) "
     };
 }
 
-const INSERT_POSTGRES: &str = concat!(
-    insert!(),
-    "SELECT tenant_id, creator, created_at, creator, created_at, ip, user_agent, api_path, http_method, biz_name, \
-         model_name, task_id, op_type, success, error_msg, cost_ms, request::json, response::json \
-     FROM unnest($1::bigint[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::text[], \
-         $8::text[], $9::text[], $10::text[], $11::text[], $12::smallint[], $13::text[], $14::bigint[], $15::text[], \
-         $16::text[]) WITH ORDINALITY \
-     AS r (tenant_id, creator, created_at, ip, user_agent, api_path, http_method, biz_name, model_name, task_id, \
-         op_type, success, error_msg, cost_ms, request, response, place) \
-     ORDER BY place"
-);
+/// Columns of `written!()`.
+const WRITTEN: u8 = 18;
 
-static INSERT_SQLITE: LazyLock<Many> = LazyLock::new(|| Many::new(insert!(), 18));
+const INSERT_POSTGRES: &str = concat!("COPY ", written!(), "FROM STDIN (FORMAT BINARY)");
+
+static INSERT_SQLITE: LazyLock<Many> = LazyLock::new(|| Many::new(concat!("INSERT INTO ", written!()), WRITTEN.into()));
 
 /// The filter, bound to `$1` to `$5`.
 macro_rules! listed {
@@ -117,34 +116,32 @@ impl Store {
     }
 }
 
+/// Lazily, for the log must not cost a wait for the disk.
 async fn insert_postgres(pool: &PgPool, rows: &[OpLog]) -> Result<(), StoreError> {
-    let texts = |column: fn(&OpLog) -> &str| rows.iter().map(column).collect::<Vec<&str>>();
-    let numbers = |column: fn(&OpLog) -> i64| rows.iter().map(column).collect::<Vec<i64>>();
-    let payloads = |column: fn(&OpLog) -> Option<&str>| rows.iter().map(column).collect::<Vec<Option<&str>>>();
-    let mut transaction = pool.begin().await?;
-    // The log may lose its last moment in a crash of the database; it must not cost a flush.
-    sqlx::query("SET LOCAL synchronous_commit = off").execute(&mut *transaction).await?;
-    sqlx::query(INSERT_POSTGRES)
-        .bind(numbers(|row| row.tenant.0))
-        .bind(texts(|row| &row.creator))
-        .bind(rows.iter().map(|row| row.created_at).collect::<Vec<_>>())
-        .bind(texts(|row| &row.ip))
-        .bind(texts(|row| &row.user_agent))
-        .bind(texts(|row| &row.api_path))
-        .bind(texts(|row| &row.http_method))
-        .bind(texts(|row| &row.biz_name))
-        .bind(texts(|row| &row.model_name))
-        .bind(texts(|row| &row.task_id))
-        .bind(texts(|row| &row.op_type))
-        .bind(rows.iter().map(|row| i16::from(row.success)).collect::<Vec<_>>())
-        .bind(texts(|row| &row.error_msg))
-        .bind(numbers(|row| row.cost_ms))
-        .bind(payloads(|row| row.request_payload.as_deref()))
-        .bind(payloads(|row| row.response_payload.as_deref()))
-        .execute(&mut *transaction)
-        .await?;
-    transaction.commit().await?;
-    Ok(())
+    let mut copied = CopyRows::new(WRITTEN.into());
+    for row in rows {
+        copied
+            .row()
+            .big(row.tenant.0)
+            .text(&row.creator)
+            .time(row.created_at)
+            .text(&row.creator)
+            .time(row.created_at)
+            .text(&row.ip)
+            .text(&row.user_agent)
+            .text(&row.api_path)
+            .text(&row.http_method)
+            .text(&row.biz_name)
+            .text(&row.model_name)
+            .text(&row.task_id)
+            .text(&row.op_type)
+            .small(row.success.into())
+            .text(&row.error_msg)
+            .big(row.cost_ms)
+            .text_if_any(row.request_payload.as_deref())
+            .text_if_any(row.response_payload.as_deref());
+    }
+    copy_lazily(pool, INSERT_POSTGRES, copied).await
 }
 
 async fn insert_sqlite(writer: &SqlitePool, rows: &[OpLog]) -> Result<(), StoreError> {

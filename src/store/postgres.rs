@@ -7,6 +7,7 @@
 
 mod apply;
 mod claim;
+mod copy;
 mod enqueue;
 mod oldest;
 mod read;
@@ -15,6 +16,7 @@ mod sweep;
 pub(super) use self::{
     apply::{adopt, apply, pick_up},
     claim::claim,
+    copy::{CopyRows, copy_lazily},
     enqueue::Intake,
     oldest::OldestCalls,
     read::{abandoned, lanes_with_work, queued_for_deleted_models, queued_longer_than},

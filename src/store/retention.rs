@@ -25,7 +25,7 @@ const PATIENTLY: &str = "SET LOCAL statement_timeout = '300s'";
 // Ids of a tenant grow with time, so its oldest rows come first in the index. Those of one moment may
 // be in another order; what is passed over today goes tomorrow.
 const PURGE_OP_LOGS: &str = "\
-    DELETE FROM asynch_op_log WHERE created_at < $2 \
+    DELETE FROM asynch_op_log WHERE tenant_id = $1 AND created_at < $2 \
     AND id IN (SELECT id FROM asynch_op_log WHERE tenant_id = $1 ORDER BY id LIMIT $3)";
 
 const NEXT_OP_LOG_TENANT: &str = "SELECT tenant_id FROM asynch_op_log WHERE tenant_id > $1 ORDER BY tenant_id LIMIT 1";
@@ -45,12 +45,12 @@ const PURGE_RESULTS_POSTGRES: &str = "\
         WHERE tenant_id = $1 AND task_id = ANY($2) AND state >= 2 FOR UPDATE SKIP LOCKED \
     ) \
     DELETE FROM asynch_task USING gone WHERE tenant_id = gone.tenant AND task_id = gone.task \
-    RETURNING tenant_id, task_id, model_name, attempt, oss_key";
+    RETURNING tenant_id, task_id, model_name, attempt, oss_file, oss_key";
 
 const PURGE_RESULTS_SQLITE: &str = "\
     DELETE FROM asynch_task \
     WHERE tenant_id = $1 AND task_id IN (SELECT value FROM json_each($2)) AND state >= 2 \
-    RETURNING tenant_id, task_id, model_name, attempt, oss_key";
+    RETURNING tenant_id, task_id, model_name, attempt, oss_file, oss_key";
 
 /// A task as far as counting results goes.
 #[derive(Debug, Clone, Copy)]

@@ -7,6 +7,7 @@ pub mod admission;
 pub(super) mod batches;
 pub mod ledger;
 pub mod listing;
+pub(super) mod object_key;
 pub mod quota;
 pub(super) mod rows;
 pub mod tally;

@@ -90,7 +90,7 @@ pub struct Slot {
 pub struct StoredFile {
     /// URL for the caller; empty where storage makes a fresh one at every look.
     pub oss_file: String,
-    /// Object key, for deleting it and for fresh URLs.
+    /// Object key, for deleting it and for fresh URLs: folders and a name, or empty where storage has no keys.
     pub oss_key: String,
     /// Short extension, such as `wav`.
     pub file_type: String,

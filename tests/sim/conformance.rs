@@ -246,12 +246,10 @@ impl Pair {
         let failure = Failure { kind: FailureKind::Timeout, message: "late\0".into(), retry_after: None };
         let delay = Duration::from_secs([0, 20][self.rng.usize(..2)]);
         let place = [Place::Kept, Place::Head, Place::Tail][self.rng.usize(..3)];
-        let stored = StoredFile {
-            oss_file: "u".into(),
-            oss_key: format!("{}/{}", task.key.id, task.attempt),
-            file_type: "wav".into(),
-            file_size: 5,
-        };
+        let oss_key = format!("{}/{}", task.key.id, task.attempt);
+        // A URL that ends in the key, as those of files and public buckets do, or is made at every look.
+        let oss_file = if task.attempt.0 % 2 == 1 { format!("http://files/{oss_key}") } else { String::new() };
+        let stored = StoredFile { oss_file, oss_key, file_type: "wav".into(), file_size: 5 };
         Some(match self.rng.usize(..8) {
             0 | 1 => lifecycle::succeeded(&task, stored, call(true)),
             2 => lifecycle::retried(&task, &failure, Slot { delay, place }, call(false)),

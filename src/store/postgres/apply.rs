@@ -13,7 +13,7 @@ use crate::{
         models::{MODEL_COLUMNS, read_model},
         row::Columns,
         tasks::{
-            AUTO_CLEAN_SECONDS, Adopted, PickedUp, UPLOAD_DEADLINE_SECONDS, ledger, micros,
+            AUTO_CLEAN_SECONDS, Adopted, PickedUp, UPLOAD_DEADLINE_SECONDS, ledger, micros, object_key,
             rows::{pickup_columns, read_phase, read_picked_up, read_running, read_state, running_columns},
             tally::{self, Outcome, StatKey, Tally},
         },
@@ -117,7 +117,8 @@ const SUCCEED: &str = concat!(
     ") SELECT tenant_id, task_id FROM changed"
 );
 
-/// Rows that look as if the change had been made before. A success may have been picked up since.
+/// Rows that look as if the change had been made before. A success may have been picked up since. A key
+/// may be written as a part of the URL, so the two are compared together.
 const REPEATED: &str = concat!(
     "
     SELECT t.tenant_id, t.task_id FROM ",
@@ -126,7 +127,9 @@ const REPEATED: &str = concat!(
     JOIN asynch_task t ON t.tenant_id = c.tenant AND t.task_id = c.task
     WHERE t.attempt = c.at_attempt AND (t.state = c.to_state OR (c.to_state = $20 AND t.state = $21))
       AND t.phase = c.to_phase AND t.tmp_file = c.to_tmp_file
-      AND t.error_msg = COALESCE(c.to_error_msg, t.error_msg) AND t.oss_key = COALESCE(c.to_oss_key, t.oss_key)"
+      AND t.error_msg = COALESCE(c.to_error_msg, t.error_msg)
+      AND t.oss_key = COALESCE(c.to_oss_key, t.oss_key)
+      AND (t.oss_key = '' OR t.oss_file = COALESCE(c.to_oss_file, t.oss_file))"
 );
 
 /// Written in the order of the key, after the tasks.
@@ -292,7 +295,7 @@ fn bind_changes<'q>(query: KeyQuery<'q>, all: &'q [Transition], order: &[usize])
         .bind(column(&rows, |row| row.tmp_file))
         .bind(column(&rows, |row| row.error_msg.map(tally::storable)))
         .bind(column(&rows, |row| row.stored.map(|stored| stored.oss_file.as_str())))
-        .bind(column(&rows, |row| row.stored.map(|stored| stored.oss_key.as_str())))
+        .bind(column(&rows, |row| row.stored.map(object_key::written)))
         .bind(column(&rows, |row| row.stored.map(|stored| stored.file_type.as_str())))
         .bind(column(&rows, |row| row.stored.map(|stored| i64::try_from(stored.file_size).unwrap_or(i64::MAX))))
         .bind(column(&rows, |row| row.delay.map(micros)))

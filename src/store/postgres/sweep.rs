@@ -55,7 +55,7 @@ const PURGE_EXPIRED: &str = "
         ORDER BY expire_at LIMIT $1 FOR UPDATE SKIP LOCKED
     )
     DELETE FROM asynch_task USING gone WHERE tenant_id = gone.tenant AND task_id = gone.task
-    RETURNING tenant_id, task_id, model_name, attempt, oss_key, attempt > 1 OR state = 3 AS tried";
+    RETURNING tenant_id, task_id, model_name, attempt, oss_file, oss_key, attempt > 1 OR state = 3 AS tried";
 
 const PURGE_UNCLAIMED: &str = "
     WITH gone AS MATERIALIZED (
@@ -64,7 +64,7 @@ const PURGE_UNCLAIMED: &str = "
         ORDER BY finished_at LIMIT $1 FOR UPDATE SKIP LOCKED
     )
     DELETE FROM asynch_task USING gone WHERE tenant_id = gone.tenant AND task_id = gone.task
-    RETURNING tenant_id, task_id, model_name, attempt, oss_key, attempt > 1 OR state = 3 AS tried";
+    RETURNING tenant_id, task_id, model_name, attempt, oss_file, oss_key, attempt > 1 OR state = 3 AS tried";
 
 /// Ends the rest of due retries; one lane for each of them.
 pub(in crate::store) async fn promote_due(pool: &PgPool, most: u32) -> Result<Vec<Lane>, StoreError> {

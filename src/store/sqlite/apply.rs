@@ -1,6 +1,6 @@
 //! Changing rows that exist: transitions, adoption, pickup.
 
-use std::{collections::HashSet, ops::Range, sync::Arc};
+use std::{borrow::Cow, collections::HashSet, ops::Range, sync::Arc};
 
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, SqliteConnection, SqlitePool, types::Json};
@@ -14,7 +14,7 @@ use crate::{
         models::{MODEL_COLUMNS, read_model},
         row::Columns,
         tasks::{
-            AUTO_CLEAN_SECONDS, Adopted, PickedUp, UPLOAD_DEADLINE_SECONDS, ledger, micros,
+            AUTO_CLEAN_SECONDS, Adopted, PickedUp, UPLOAD_DEADLINE_SECONDS, ledger, micros, object_key,
             rows::{pickup_columns, read_key, read_phase, read_picked_up, read_running, read_state, running_columns},
             tally::{self, Outcome},
         },
@@ -71,7 +71,8 @@ const CHANGE: &str = concat!(
     RETURNING tenant_id, task_id"
 );
 
-/// Rows that look as if the change had been made before. A success may have been picked up since.
+/// Rows that look as if the change had been made before. A success may have been picked up since. A key
+/// may be written as a part of the URL, so the two are compared together.
 const REPEATED: &str = concat!(
     "
     SELECT t.tenant_id, t.task_id FROM ",
@@ -81,7 +82,9 @@ const REPEATED: &str = concat!(
     WHERE t.tenant_id = c.tenant AND t.task_id = c.task
       AND t.attempt = c.at_attempt AND (t.state = c.to_state OR (c.to_state = $2 AND t.state = $3))
       AND t.phase = c.to_phase AND t.tmp_file = c.to_tmp_file
-      AND t.error_msg = COALESCE(c.to_error_msg, t.error_msg) AND t.oss_key = COALESCE(c.to_oss_key, t.oss_key)"
+      AND t.error_msg = COALESCE(c.to_error_msg, t.error_msg)
+      AND t.oss_key = COALESCE(c.to_oss_key, t.oss_key)
+      AND (t.oss_key = '' OR t.oss_file = COALESCE(c.to_oss_file, t.oss_file))"
 );
 
 const COUNT_CALLS: &str = "
@@ -134,7 +137,7 @@ struct ChangeRow<'a> {
     to_tmp_file: &'a str,
     to_error_msg: Option<String>,
     to_oss_file: Option<&'a str>,
-    to_oss_key: Option<&'a str>,
+    to_oss_key: Option<Cow<'a, str>>,
     to_file_type: Option<&'a str>,
     to_file_size: Option<i64>,
     rest: Option<i64>,
@@ -242,7 +245,7 @@ impl<'a> From<&'a Transition> for ChangeRow<'a> {
             to_tmp_file: row.tmp_file,
             to_error_msg: row.error_msg.map(tally::storable),
             to_oss_file: row.stored.map(|stored| stored.oss_file.as_str()),
-            to_oss_key: row.stored.map(|stored| stored.oss_key.as_str()),
+            to_oss_key: row.stored.map(object_key::written),
             to_file_type: row.stored.map(|stored| stored.file_type.as_str()),
             to_file_size: row.stored.map(|stored| i64::try_from(stored.file_size).unwrap_or(i64::MAX)),
             rest: row.delay.map(micros),

@@ -44,12 +44,12 @@ const PURGE_EXPIRED: &str = "
     WHERE id IN (
         SELECT id FROM asynch_task WHERE state IN (3, 4, 5) AND expire_at <= $2 ORDER BY expire_at LIMIT $1
     )
-    RETURNING tenant_id, task_id, model_name, attempt, oss_key, attempt > 1 OR state = 3 AS tried";
+    RETURNING tenant_id, task_id, model_name, attempt, oss_file, oss_key, attempt > 1 OR state = 3 AS tried";
 
 const PURGE_UNCLAIMED: &str = "
     DELETE FROM asynch_task
     WHERE id IN (SELECT id FROM asynch_task WHERE state = 2 AND finished_at <= $2 ORDER BY finished_at LIMIT $1)
-    RETURNING tenant_id, task_id, model_name, attempt, oss_key, attempt > 1 OR state = 3 AS tried";
+    RETURNING tenant_id, task_id, model_name, attempt, oss_file, oss_key, attempt > 1 OR state = 3 AS tried";
 
 /// Ends the rest of due retries; one lane for each of them.
 pub(in crate::store) async fn promote_due(writer: &SqlitePool, most: u32) -> Result<Vec<Lane>, StoreError> {

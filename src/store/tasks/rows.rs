@@ -4,7 +4,7 @@
 
 use tracing::warn;
 
-use super::{PickedUp, Purged, admission::Gate};
+use super::{PickedUp, Purged, admission::Gate, object_key};
 use crate::{
     secrets::Vault,
     store::{StoreError, row::Columns},
@@ -49,7 +49,7 @@ pub(in crate::store) fn read_task(row: &impl Columns) -> Result<Task, StoreError
         state: read_state(row)?,
         phase: read_phase(row)?,
         oss_file: row.text("oss_file")?,
-        oss_key: row.text("oss_key")?,
+        oss_key: read_object_key(row)?,
         file_type: row.text("file_type")?,
         file_size: row.big("file_size")?,
         error_msg: row.text("error_msg")?,
@@ -93,7 +93,7 @@ pub(in crate::store) fn read_picked_up(row: &impl Columns) -> Result<PickedUp, S
         id: TaskId(row.uuid("task_id")?),
         state: read_state(row)?,
         oss_file: row.text("oss_file")?,
-        oss_key: row.text("oss_key")?,
+        oss_key: read_object_key(row)?,
         file_type: row.text("file_type")?,
         file_size: row.big("file_size")?,
         error_msg: row.text("error_msg")?,
@@ -147,8 +147,13 @@ pub(in crate::store) fn read_purged(row: &impl Columns) -> Result<Purged, StoreE
         key: read_key(row)?,
         model_name: row.text("model_name")?,
         attempt: Attempt(row.int("attempt")?),
-        oss_key: row.text("oss_key")?,
+        oss_key: read_object_key(row)?,
     })
+}
+
+/// Reads the key of the result's object.
+fn read_object_key(row: &impl Columns) -> Result<String, StoreError> {
+    Ok(object_key::read(&row.text("oss_file")?, row.text("oss_key")?))
 }
 
 /// Of tasks that were deleted, those that may have attempts in the ledger: most have succeeded at once.

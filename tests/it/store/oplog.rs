@@ -87,6 +87,27 @@ backend_test!(a_row_is_read_back_as_it_was_written, async |db: &TestDb| {
     assert!(rows[0].id > 0 && total == 1);
 });
 
+backend_test!(no_text_of_a_row_can_pass_for_anything_else, async |db: &TestDb| {
+    let store = open(db).await;
+    let texts = ["\\.", "\\N", "a\tb\nc\r\n", "\"'\\\\", "NULL", "{}", "\u{7f}\u{1}", "\u{10ffff}🙂", " ", ""];
+    let written: Vec<OpLog> = texts
+        .iter()
+        .map(|text| OpLog {
+            creator: (*text).into(),
+            error_msg: text.repeat(5000),
+            request_payload: Some(serde_json::to_string(text).unwrap()),
+            response_payload: Some(" null\n".into()),
+            ..row(text)
+        })
+        .collect();
+    store.insert_op_logs(&written).await.unwrap();
+    let (mut rows, _) = listed(&store, OpLogFilter::default(), ALL).await;
+    rows.reverse();
+    assert!(rows.is_sorted_by(|a, b| a.id < b.id), "in the order of the batch");
+    let unnumbered = |rows: Vec<OpLog>| rows.into_iter().map(|row| format!("{:?}", OpLog { id: 0, ..row }));
+    assert!(unnumbered(rows).eq(unnumbered(written)));
+});
+
 backend_test!(rows_are_listed_newest_first_page_by_page, async |db: &TestDb| {
     let store = open(db).await;
     let rows: Vec<OpLog> = (0..300).map(|n| row(&n.to_string())).collect();
@@ -214,6 +235,30 @@ backend_test!(without_a_database_the_stop_takes_seconds_and_the_loss_is_counted,
     assert_eq!(logger.dropped(), 600);
     assert!(begun.elapsed().as_secs() < 8, "{:?}", begun.elapsed());
 });
+
+#[tokio::test]
+async fn a_batch_that_is_given_up_leaves_nothing_behind_it() {
+    let Some(db) = TestDb::new(Kind::Postgres).await else { return };
+    let store = open(&db).await;
+    store.insert_op_logs(&[row("before")]).await.unwrap();
+    let mut raw = Raw::connect(&db).await;
+    for n in 0..30 {
+        raw.execute("BEGIN").await;
+        raw.execute("LOCK TABLE asynch_op_log").await;
+        let rows = [row("given up")];
+        let mut blocked = Box::pin(store.insert_op_logs(&rows));
+        // However far it has come: the lock keeps it from its end.
+        for _ in 0..n {
+            assert!(futures::poll!(&mut blocked).is_pending());
+            raw.execute("SELECT 1").await;
+        }
+        drop(blocked);
+        raw.execute("ROLLBACK").await;
+        store.insert_op_logs(&[row("after")]).await.unwrap();
+    }
+    let names = biz_names(&store, OpLogFilter::default(), ALL).await;
+    assert_eq!(names.concat(), format!("{}before", "after".repeat(30)));
+}
 
 #[tokio::test]
 async fn rows_outlive_connections_that_the_server_cut() {

@@ -1,0 +1,2 @@
+-- The twin of the Postgres migration of this number. On SQLite the number of a row is its place, which
+-- costs no index, so nothing changes.
