@@ -33,17 +33,24 @@ const IDLE_CONNECTIONS: usize = 1024;
 /// How long they are kept.
 const IDLE: Duration = Duration::from_secs(90);
 
-/// A silent connection is probed after so long, then as often as the second says.
-const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(15));
+/// A connection that was silent for so long is probed.
+const PROBE_AFTER: Duration = Duration::from_secs(30);
+
+/// How long the next probe waits.
+const PROBE_EVERY: Duration = Duration::from_secs(15);
 
 /// Probes without an answer after which a connection is given up.
-const KEEPALIVE_RETRIES: u32 = 3;
+const PROBES: u32 = 3;
 
 /// How long what was sent may go without an acknowledgement.
+#[cfg(target_os = "linux")]
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
 /// How often a call is sent anew that a server refused unread.
 const REFUSALS: u32 = 2;
+
+/// What is said of a connection that was there.
+const BROKE: &str = "the connection to the model broke";
 
 /// See the module.
 pub(in crate::worker) struct ModelClient {
@@ -116,10 +123,10 @@ fn connector(egress: &Egress, enforce_http: bool) -> HttpConnector<Egress> {
     let mut connector = HttpConnector::new_with_resolver(egress.clone());
     connector.enforce_http(enforce_http);
     connector.set_nodelay(true);
-    connector.set_keepalive(Some(KEEPALIVE.0));
-    connector.set_keepalive_interval(Some(KEEPALIVE.1));
-    connector.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
-    #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
+    connector.set_keepalive(Some(PROBE_AFTER));
+    connector.set_keepalive_interval(Some(PROBE_EVERY));
+    connector.set_keepalive_retries(Some(PROBES));
+    #[cfg(target_os = "linux")]
     connector.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
     connector
 }
@@ -136,8 +143,6 @@ pub(super) fn unanswered(error: &legacy::Error) -> Failure {
 pub(super) fn broken(error: &hyper::Error) -> Failure {
     lost(BROKE, error)
 }
-
-const BROKE: &str = "the connection to the model broke";
 
 /// Told by its root, which is without the URL, whose query may carry a key.
 fn lost(what: &str, error: &(dyn Error + 'static)) -> Failure {
