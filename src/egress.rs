@@ -11,11 +11,15 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    pin::Pin,
     sync::Arc,
+    task::{Context, Poll},
 };
 
+use hyper_util::client::legacy::connect::dns;
 use ipnet::IpNet;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tower_service::Service;
 use tracing::warn;
 use url::{Host, Url};
 
@@ -195,6 +199,22 @@ impl Resolve for Egress {
             let addresses: Addrs = Box::new(Egress::resolve(&egress, name.as_str()).await?.into_iter());
             Ok(addresses)
         })
+    }
+}
+
+/// The same for hyper's own client.
+impl Service<dns::Name> for Egress {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = Unreachable;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Unreachable>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Unreachable>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: dns::Name) -> Self::Future {
+        let egress = self.clone();
+        Box::pin(async move { Ok(Egress::resolve(&egress, name.as_str()).await?.into_iter()) })
     }
 }
 

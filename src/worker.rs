@@ -20,6 +20,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+use futures::FutureExt as _;
 use tokio::{
     sync::{
         Semaphore,
@@ -530,11 +531,8 @@ impl Life {
         let task = &run.task;
         let span = info_span!("task", task_id = %task.key.id, tenant_id = %task.key.tenant,
             model_name = task.model_name, attempt = task.attempt.0, trace_id = trace_id(&task.traceparent));
-        let going = go(run);
-        let running = async move {
-            let _live = live;
-            going.await;
-        };
+        // Not a block that awaits it, which would hold the whole future twice.
+        let running = go(run).map(move |()| drop(live));
         self.runs.spawn(Box::pin(running).instrument(span));
     }
 }

@@ -9,7 +9,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     Shared,
-    call::{self, Called},
+    call::{Call, Called},
     slot::Slot,
     upload::{self, Uploaded},
 };
@@ -72,10 +72,16 @@ impl Run {
     /// Calls the model and sees the task through. The slot is free as soon as the answer is parked.
     pub(super) async fn begin(mut self, slot: Slot) {
         debug!("calling the model");
-        let client = &self.shared.client;
-        let call = call::call(client, &self.shared.spool, &self.task, &self.model, self.shared.max_result_bytes);
+        let payload = self.task.request_payload.take();
+        let call = Call {
+            client: &self.shared.client,
+            spool: &self.shared.spool,
+            task: &self.task,
+            model: &self.model,
+            max_bytes: self.shared.max_result_bytes,
+        };
         let called = tokio::select! {
-            called = call => Some(called),
+            called = call.make(payload) => Some(called),
             () = self.cut.lease_lost.cancelled() => return warn!("the lease is lost, the call was dropped"),
             () = self.cut.grace_over.cancelled() => None,
         };

@@ -5,3 +5,4 @@ mod clean;
 mod limits;
 mod retry;
 mod upload;
+mod wire;

@@ -113,7 +113,8 @@ impl Node {
         Node::with(db, settings, &[(faults::VARIABLE, &format!("{}:{pass}", point.name()))]).await
     }
 
-    async fn with(db: &TestDb, settings: &[(&str, &str)], variables: &[(&str, &str)]) -> Node {
+    /// With some variables of the environment besides.
+    pub async fn with(db: &TestDb, settings: &[(&str, &str)], variables: &[(&str, &str)]) -> Node {
         let address = free_address();
         let log = db.dir().join(format!("node-{}.log", address.replace(':', "-")));
         let output = std::fs::File::create(&log).unwrap();

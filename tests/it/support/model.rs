@@ -17,12 +17,15 @@ use axum::{
     http::{HeaderMap, StatusCode},
     response::Response,
 };
+use axum_server::tls_rustls::RustlsConfig;
 use futures::StreamExt as _;
 use tokio::sync::Semaphore;
 
 /// A call as the model got it.
 #[derive(Debug, Clone)]
 pub struct Call {
+    /// `HTTP/1.1` or `HTTP/2.0`.
+    pub version: String,
     pub method: String,
     /// Path and query.
     pub target: String,
@@ -53,6 +56,8 @@ pub enum Reply {
 #[derive(Clone)]
 pub struct FakeModel {
     pub url: String,
+    /// What a caller by TLS has to trust, as PEM.
+    pub certificate: Option<String>,
     inner: Arc<Inner>,
 }
 
@@ -75,6 +80,18 @@ impl Drop for Running {
     }
 }
 
+impl Inner {
+    fn new(script: impl Fn(&Call, usize) -> Reply + Send + Sync + 'static) -> Arc<Inner> {
+        Arc::new(Inner {
+            script: Box::new(script),
+            calls: Mutex::default(),
+            gate: Semaphore::new(0),
+            running: AtomicUsize::new(0),
+            peak: AtomicUsize::new(0),
+        })
+    }
+}
+
 impl Call {
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map(|value| value.to_str().unwrap()).unwrap_or_default()
@@ -90,16 +107,25 @@ impl FakeModel {
     pub async fn start(script: impl Fn(&Call, usize) -> Reply + Send + Sync + 'static) -> FakeModel {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let inner = Arc::new(Inner {
-            script: Box::new(script),
-            calls: Mutex::default(),
-            gate: Semaphore::new(0),
-            running: AtomicUsize::new(0),
-            peak: AtomicUsize::new(0),
-        });
+        let inner = Inner::new(script);
         let router = Router::new().fallback(answer).with_state(inner.clone());
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        FakeModel { url, inner }
+        FakeModel { url, certificate: None, inner }
+    }
+
+    /// Answers every call the same, by TLS under a certificate that it signed itself.
+    pub async fn secure(reply: Reply) -> FakeModel {
+        let signed = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let (certificate, key) = (signed.cert.pem(), signed.signing_key.serialize_pem());
+        let config = RustlsConfig::from_pem(certificate.clone().into(), key.into()).await.unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        let inner = Inner::new(move |_, _| reply.clone());
+        let router = Router::new().fallback(answer).with_state(inner.clone());
+        let server = axum_server::from_tcp_rustls(listener, config).unwrap();
+        tokio::spawn(async move { server.serve(router.into_make_service()).await.unwrap() });
+        FakeModel { url, certificate: Some(certificate), inner }
     }
 
     /// Answers every call with its own body.
@@ -147,6 +173,7 @@ async fn answer(State(inner): State<Arc<Inner>>, request: Request) -> Response {
     inner.peak.fetch_max(running, Ordering::SeqCst);
     let (parts, body) = request.into_parts();
     let call = Call {
+        version: format!("{:?}", parts.version),
         method: parts.method.to_string(),
         target: parts.uri.to_string(),
         headers: parts.headers,
