@@ -8,14 +8,16 @@
 mod apply;
 mod claim;
 mod enqueue;
+mod line;
 mod oldest;
 mod read;
 mod sweep;
 
 pub(super) use self::{
     apply::{adopt, apply, pick_up},
-    claim::claim,
-    enqueue::Intake,
+    claim::{Claimer, claim},
+    enqueue::enqueue,
+    line::Line,
     oldest::OldestCalls,
     read::{abandoned, lanes_with_work, queued_for_deleted_models, queued_longer_than},
     sweep::{drop_closed_lanes, promote_due, purge},

@@ -78,6 +78,9 @@ pub struct Want {
     pub most: u32,
     /// Cursor: leave out what was queued before this moment (slack already taken off).
     pub since: Option<DateTime<Utc>>,
+    /// Known to share a limit with other lanes, its model's over all tenants or its tenant's over all models.
+    /// A hint: a claim that is not told finds it out, and makes more trips than one that is.
+    pub shares: bool,
 }
 
 /// The answer to a claim.
@@ -89,6 +92,18 @@ pub struct Claim {
     pub models: HashMap<ModelId, Arc<Model>>,
     /// One verdict for each lane asked for, in that order.
     pub lanes: Vec<(Lane, LaneVerdict)>,
+}
+
+impl Claim {
+    /// Adds what other lanes gave, in the order of what was wanted.
+    pub(super) fn join(&mut self, other: Claim, wants: &[Want]) {
+        let places: HashMap<Lane, usize> = wants.iter().enumerate().rev().map(|(n, want)| (want.lane, n)).collect();
+        self.tasks.extend(other.tasks);
+        self.tasks.sort_by_key(|task| places.get(&task.lane).copied());
+        self.models.extend(other.models);
+        self.lanes.extend(other.lanes);
+        self.lanes.sort_by_key(|(lane, _)| places.get(lane).copied());
+    }
 }
 
 /// Why a lane gave as many tasks as it gave.
@@ -163,7 +178,7 @@ impl Store {
     }
 
     /// Takes queued tasks for `node`, oldest first in each lane, exactly within `maxConcurrency`,
-    /// `totalConcurrency` and the tenant's limit over all models, [`MOST_CLAIMED`] in all. One short transaction for all lanes.
+    /// `totalConcurrency` and the tenant's limit over all models, [`MOST_CLAIMED`] in all. At most two short transactions.
     ///
     /// # Errors
     /// The claim may have been committed all the same: [`Store::held_by`] tells what of.
@@ -172,8 +187,16 @@ impl Store {
             return Ok(Claim::default());
         }
         match &self.backend {
-            Backend::Postgres { pool, oldest, .. } => {
-                within(postgres::claim(pool, oldest, &self.vault, node, wants)).await
+            Backend::Postgres { claims, oldest, .. } => {
+                let claimer = postgres::Claimer { oldest, vault: &self.vault, node };
+                within(async {
+                    let mut line = claims.lock().await;
+                    let mut connection = line.take().await?;
+                    let claim = postgres::claim(&mut connection, &claimer, wants).await;
+                    line.keep(connection, &claim).await;
+                    claim
+                })
+                .await
             }
             Backend::Sqlite { writer, .. } => within(sqlite::claim(writer, &self.vault, node, wants)).await,
         }

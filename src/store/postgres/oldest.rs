@@ -1,7 +1,7 @@
 //! From when on the running calls of a lane have to be counted.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -17,9 +17,10 @@ const MOST_LANES: usize = 10_000;
 
 /// Of each lane a moment before which none of its running calls began; cheap to clone.
 ///
-/// Calls begin under their lane's lock, at the time of a statement that was sent after the lock was
-/// granted. So whatever begins after a count began later than what that count saw, on whichever node,
-/// and the oldest call of one count is a bound for all that come after it.
+/// Calls begin under their lane's lock, at the time of the clock when their row is written, which is
+/// after the lock was granted. So whatever begins after a count began later than what that count saw,
+/// on whichever node, and the oldest call of one count is a bound for all that come after it. Where
+/// a count saw none the bound is the time of its statement, which was before the lock.
 #[derive(Debug, Clone, Default)]
 pub(in crate::store) struct OldestCalls {
     lanes: Arc<Mutex<HashMap<Lane, DateTime<Utc>>>>,
@@ -27,9 +28,9 @@ pub(in crate::store) struct OldestCalls {
 
 impl OldestCalls {
     /// Where to begin in each lane; nothing where that is not known.
-    pub(super) fn since(&self, wanted: &BTreeSet<Lane>) -> Vec<Option<DateTime<Utc>>> {
+    pub(super) fn since<'a>(&self, wanted: impl IntoIterator<Item = &'a Lane>) -> Vec<Option<DateTime<Utc>>> {
         let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        wanted.iter().map(|lane| lanes.get(lane).copied()).collect()
+        wanted.into_iter().map(|lane| lanes.get(lane).copied()).collect()
     }
 
     /// A count under the lane's lock saw no call older than that.
@@ -53,7 +54,7 @@ mod tests {
         let at = DateTime::from_timestamp(1000, 0).unwrap();
         let oldest = OldestCalls::default();
         oldest.seen(lane(2), at);
-        assert_eq!(oldest.since(&BTreeSet::from([lane(1), lane(2)])), [None, Some(at - SLACK)]);
+        assert_eq!(oldest.since(&[lane(1), lane(2)]), [None, Some(at - SLACK)]);
     }
 
     #[test]
