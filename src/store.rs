@@ -89,9 +89,7 @@ enum Backend {
         /// Two connections, so that a node's lease and watch are renewed however busy the pool is.
         lease: PgPool,
         /// Where claims are made.
-        claims: Arc<tokio::sync::Mutex<postgres::Line>>,
-        /// Where a claim begins to count.
-        oldest: postgres::OldestCalls,
+        claims: Arc<tokio::sync::Mutex<postgres::Claims>>,
     },
     Sqlite {
         readers: SqlitePool,
@@ -307,8 +305,8 @@ async fn open_postgres(url: &str, max_connections: u32) -> Result<(Backend, [Wri
     let line = || postgres::Line::new(options.clone());
     let (claims, writers) = (line(), [line(), line()].map(|line| Writer::Postgres(Box::new(line))));
     let pool = pool(max_connections).connect_with(options).await?;
-    let claims = Arc::new(tokio::sync::Mutex::new(claims));
-    Ok((Backend::Postgres { pool, lease, claims, oldest: postgres::OldestCalls::default() }, writers))
+    let claims = Arc::new(tokio::sync::Mutex::new(postgres::Claims::new(claims)));
+    Ok((Backend::Postgres { pool, lease, claims }, writers))
 }
 
 /// Whether a connection that comes back is good for another use; also rolls back what was left in the

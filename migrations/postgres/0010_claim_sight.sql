@@ -1,14 +1,16 @@
 -- What a claim sees of the lanes it wants, in one trip: locks those that nobody else is claiming from,
--- and then, in a statement of its own, reads their models and limits and counts what runs in them. As
--- the function is VOLATILE, its second statement sees all that was committed before the first one got
--- its locks (READ COMMITTED), which a count in the same statement would not.
+-- and then, in a statement of its own, reads limits and counts what runs in them. As the function is
+-- VOLATILE, its second statement sees all that was committed before the first one got its locks (READ
+-- COMMITTED), which a count in the same statement would not.
 --
--- A row for each lane whose model may be called. `running` is NULL where somebody else claims from the
--- lane, or where it has no row yet; `oldest` is when the first call began of those counted from `since`
--- on. A lane shares a limit with others when its model or its tenant has one over all of them.
+-- A row for each lane whose model may be called. `version` changes with each change of the model's row.
+-- `running` is NULL where somebody else claims from the lane, or where it has no row yet; `oldest` is
+-- when the first call began of those counted, from `since` on. A lane shares a limit with others when
+-- its model or its tenant has one over all of them.
 
 CREATE FUNCTION asynch_claim_sight(models BIGINT[], tenants BIGINT[], since TIMESTAMPTZ[])
-RETURNS TABLE (model asynch_models, lane_tenant BIGINT, running BIGINT, oldest TIMESTAMPTZ, is_shared BOOLEAN, is_capped BOOLEAN)
+RETURNS TABLE (lane_model BIGINT, lane_tenant BIGINT, version BIGINT, max_running INT, timeout_seconds INT,
+               is_shared BOOLEAN, is_capped BOOLEAN, running BIGINT, oldest TIMESTAMPTZ)
 LANGUAGE plpgsql VOLATILE ROWS 64 AS $$
 DECLARE
     places BIGINT[];
@@ -20,7 +22,8 @@ BEGIN
         FOR UPDATE OF o SKIP LOCKED
     ) locked;
     RETURN QUERY
-    SELECT m, w.tenant_id, calls.running, calls.oldest, m.total_concurrency > 0, COALESCE(t.cap > 0, FALSE)
+    SELECT w.model_id, w.tenant_id, m.xmin::text::bigint, m.max_concurrency, m.timeout_seconds,
+           m.total_concurrency > 0, COALESCE(t.cap > 0, FALSE), calls.running, calls.oldest
     FROM unnest(models, tenants, since) WITH ORDINALITY AS w(model_id, tenant_id, since, place)
     JOIN asynch_models m ON m.id = w.model_id AND m.enabled = 1 AND m.deleted_at IS NULL
     LEFT JOIN asynch_tenant t ON t.tenant_id = w.tenant_id

@@ -15,10 +15,9 @@ mod sweep;
 
 pub(super) use self::{
     apply::{adopt, apply, pick_up},
-    claim::{Claimer, claim},
+    claim::Claims,
     enqueue::enqueue,
     line::Line,
-    oldest::OldestCalls,
     read::{abandoned, lanes_with_work, queued_for_deleted_models, queued_longer_than},
     sweep::{drop_closed_lanes, promote_due, purge},
 };

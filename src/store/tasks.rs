@@ -187,16 +187,8 @@ impl Store {
             return Ok(Claim::default());
         }
         match &self.backend {
-            Backend::Postgres { claims, oldest, .. } => {
-                let claimer = postgres::Claimer { oldest, vault: &self.vault, node };
-                within(async {
-                    let mut line = claims.lock().await;
-                    let mut connection = line.take().await?;
-                    let claim = postgres::claim(&mut connection, &claimer, wants).await;
-                    line.keep(connection, &claim).await;
-                    claim
-                })
-                .await
+            Backend::Postgres { claims, .. } => {
+                within(async { claims.lock().await.claim(&self.vault, node, wants).await }).await
             }
             Backend::Sqlite { writer, .. } => within(sqlite::claim(writer, &self.vault, node, wants)).await,
         }

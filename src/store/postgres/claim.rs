@@ -8,7 +8,7 @@ use std::{
 use sqlx::{Connection as _, PgConnection, Row as _, postgres::PgRow};
 use tracing::error;
 
-use super::{OldestCalls, columns};
+use super::{Line, columns, oldest::OldestCalls};
 use crate::{
     model::Model,
     secrets::Vault,
@@ -24,22 +24,6 @@ use crate::{
     },
     task::{Lane, ModelId, NodeId, Running, TenantId, lifecycle},
 };
-
-/// What the claim sees of lanes, in one trip: `asynch_claim_sight` locks those that nobody else is
-/// claiming from, and then counts what runs in them, the oldest of it at the moment `oldest`.
-macro_rules! sight {
-    ($lanes:literal) => {
-        concat!(
-            "
-        SELECT ",
-            model_columns!(),
-            ", lane_tenant, running, oldest, is_shared, is_capped
-        FROM asynch_claim_sight(",
-            $lanes,
-            ") AS seen CROSS JOIN LATERAL (SELECT (seen.model).*) AS model"
-        )
-    };
-}
 
 /// `picked` and `taken`, from lanes `q`. The bounds on a call are `$6` to `$8`.
 ///
@@ -79,34 +63,38 @@ macro_rules! take {
     };
 }
 
-/// Looks and takes in one trip, from lanes that share no limit with others; of those that do it only
-/// tells. Its own snapshot is older than the locks: a task that somebody took in between is looked
-/// at again as it is now, and left out.
+/// Looks and takes in one trip: `asynch_claim_sight` locks lanes and then counts what runs in them. Takes
+/// from lanes whose model is the one that we know and that share no limit with others; of the rest it
+/// only tells. Its own snapshot is older than the locks: a task that somebody took in between is
+/// looked at again as it is now, and left out.
 ///
-/// The answer has rows of two kinds, a sight for each lane and then the tasks; as `is_lane` tells them
-/// apart, none of one kind matches one of the other.
+/// The answer has rows of two kinds, a sight for each lane and the tasks, each with nothing in the columns
+/// of the other.
 const CLAIM_AT_SIGHT: &str = concat!(
     "
-    WITH sight AS MATERIALIZED (",
-    sight!("$1, $2, $5"),
-    "
+    WITH sight AS MATERIALIZED (
+        SELECT * FROM asynch_claim_sight($1, $2, $5)
     ), ",
     take!(
         "(
-            SELECT w.model_id, w.tenant_id, LEAST(w.most, sight.max_concurrency - sight.running), w.since,
-                   sight.timeout_seconds
-            FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::timestamptz[])
-              AS w(model_id, tenant_id, most, since)
-            JOIN sight ON sight.id = w.model_id AND sight.lane_tenant = w.tenant_id
-            WHERE NOT sight.is_shared AND NOT sight.is_capped AND sight.running < sight.max_concurrency
+            SELECT w.model_id, w.tenant_id, LEAST(w.most, s.max_running - s.running), w.since, s.timeout_seconds
+            FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::timestamptz[], $9::bigint[])
+              AS w(model_id, tenant_id, most, since, version)
+            JOIN sight s ON s.lane_model = w.model_id AND s.lane_tenant = w.tenant_id AND s.version = w.version
+            WHERE NOT s.is_shared AND NOT s.is_capped AND s.running < s.max_running
         )"
     ),
     "
-    SELECT * FROM (SELECT TRUE AS is_lane, * FROM sight) AS lanes
-    NATURAL FULL JOIN (SELECT FALSE AS is_lane, * FROM taken) AS tasks"
+    SELECT * FROM sight FULL JOIN taken ON FALSE"
 );
 
-const SEE: &str = sight!("$1, $2, $3");
+const SEE: &str = "SELECT * FROM asynch_claim_sight($1, $2, $3)";
+
+const READ_MODELS: &str = concat!(
+    "SELECT ",
+    model_columns!(),
+    ", xmin::text::bigint AS version FROM asynch_models WHERE id = ANY($1) AND enabled = 1 AND deleted_at IS NULL"
+);
 
 const TAKE: &str = concat!(
     "
@@ -149,11 +137,21 @@ const COUNT_TENANTS: &str = "
     ) AS running
     FROM unnest($1::bigint[]) AS w(tenant_id)";
 
-/// What claims of a node have in common.
-pub(in crate::store) struct Claimer<'a> {
-    pub(in crate::store) oldest: &'a OldestCalls,
-    pub(in crate::store) vault: &'a Vault,
-    pub(in crate::store) node: NodeId,
+/// Models that are remembered. Of a forgotten one the next claim makes more trips.
+const MOST_MODELS: usize = 10_000;
+
+/// Where a node's claims are made, one after the other.
+pub(in crate::store) struct Claims {
+    line: Line,
+    memory: Memory,
+}
+
+/// What is remembered from claim to claim.
+#[derive(Default)]
+struct Memory {
+    oldest: OldestCalls,
+    /// With the version of the row that they were read from.
+    models: HashMap<ModelId, (i64, Arc<Model>)>,
 }
 
 /// What was seen of lanes, before limits that they share are counted.
@@ -163,44 +161,74 @@ struct Seen {
     /// Models with a limit over all tenants, and tenants with one over all models, of lanes that are locked.
     shared: BTreeSet<i64>,
     capped: BTreeSet<i64>,
-    /// Models that were read, even those that cannot be.
-    read: HashSet<ModelId>,
+    /// Lanes whose model is not known, or not as it is now.
+    unknown: HashSet<Lane>,
 }
 
-/// Claims from lanes that share no limit in one trip, from the others in a transaction of a few.
-pub(in crate::store) async fn claim(
+impl Claims {
+    /// Connects when the first claim comes.
+    pub(in crate::store) fn new(line: Line) -> Claims {
+        Claims { line, memory: Memory::default() }
+    }
+
+    /// Claims from lanes that share no limit in one trip, from the others in a transaction of a few.
+    pub(in crate::store) async fn claim(
+        &mut self,
+        vault: &Vault,
+        node: NodeId,
+        wants: &[Want],
+    ) -> Result<Claim, StoreError> {
+        let mut connection = self.line.take().await?;
+        let claim = claim(&mut connection, &mut self.memory, vault, node, wants).await;
+        self.line.keep(connection, &claim).await;
+        claim
+    }
+
+    /// Says goodbye to the server.
+    pub(in crate::store) async fn close(&mut self) {
+        self.line.close().await;
+    }
+}
+
+async fn claim(
     connection: &mut PgConnection,
-    claimer: &Claimer<'_>,
+    memory: &mut Memory,
+    vault: &Vault,
+    node: NodeId,
     wants: &[Want],
 ) -> Result<Claim, StoreError> {
-    let alone = alone(wants);
+    let alone = alone(memory, wants);
     let (at_sight, mut together): (Vec<Want>, Vec<Want>) = wants.iter().partition(|want| alone.contains(&want.lane));
     let mut claim = Claim::default();
     if !at_sight.is_empty() {
-        let (claimed, left) = claim_at_sight(connection, claimer, at_sight).await?;
+        let (claimed, left) = claim_at_sight(connection, memory, vault, node, at_sight).await?;
         claim = claimed;
         together.extend(left);
     }
     if !together.is_empty() {
-        claim.join(claim_together(connection, claimer, &together).await?, wants);
+        claim.join(claim_together(connection, memory, vault, node, &together).await?, wants);
     }
     Ok(claim)
 }
 
-/// The lanes to claim from at sight: not those known to share a limit, and no more than one statement takes.
-fn alone(wants: &[Want]) -> HashSet<Lane> {
+/// The lanes to claim from at sight: those of known models, but not those known to share a limit, and
+/// no more than one statement takes.
+fn alone(memory: &Memory, wants: &[Want]) -> HashSet<Lane> {
     let mut most = 0;
     let fits = |want: &&Want| {
         most += want.most as usize;
         most <= MOST_CLAIMED
     };
-    wants.iter().filter(|want| !want.shares).take_while(fits).map(|want| want.lane).collect()
+    let alone = wants.iter().filter(|want| !want.shares && memory.models.contains_key(&want.lane.model));
+    alone.take_while(fits).map(|want| want.lane).collect()
 }
 
-/// Gives back the wants of lanes that do share a limit.
+/// Gives back the wants of lanes that turn out to share a limit, or whose model has changed.
 async fn claim_at_sight(
     connection: &mut PgConnection,
-    claimer: &Claimer<'_>,
+    memory: &mut Memory,
+    vault: &Vault,
+    node: NodeId,
     wants: Vec<Want>,
 ) -> Result<(Claim, Vec<Want>), StoreError> {
     let wanted: BTreeMap<Lane, Want> = wants.iter().rev().map(|want| (want.lane, *want)).collect();
@@ -210,22 +238,22 @@ async fn claim_at_sight(
         .bind(tenants)
         .bind(wanted.values().map(|want| i64::from(want.most)).collect::<Vec<_>>())
         .bind(wanted.values().map(|want| want.since).collect::<Vec<_>>())
-        .bind(claimer.oldest.since(wanted.keys()))
+        .bind(memory.oldest.since(wanted.keys()))
         .bind(lifecycle::CLAIM.to.number())
-        .bind(claimer.node.0)
+        .bind(node.0)
         .bind(CLAIM_GRACE_SECONDS)
+        .bind(wanted.keys().map(|lane| memory.version(lane.model)).collect::<Vec<_>>())
         .fetch_all(&mut *connection)
         .await?;
     let (mut seen, mut tasks) = (Seen::default(), Vec::new());
     for row in &rows {
-        if row.flag("is_lane")? {
-            seen.add(row, claimer)?;
-        } else {
-            tasks.push(read_running(row, claimer.vault)?);
+        match read_seen_lane(row)? {
+            Some(lane) => seen.add(lane, row, memory)?,
+            None => tasks.push(read_running(row, vault)?),
         }
     }
     make_missing(connection, wanted.keys(), &seen.sight).await?;
-    let (left, settled): (Vec<Want>, Vec<Want>) = wants.into_iter().partition(|want| seen.shares(want.lane));
+    let (left, settled): (Vec<Want>, Vec<Want>) = wants.into_iter().partition(|want| seen.is_left(want.lane));
     let mut plan = Plan::new(&settled, &seen.sight);
     plan.took(&plan.round(), tasks);
     Ok((plan.claim(&seen.sight), left))
@@ -234,15 +262,17 @@ async fn claim_at_sight(
 /// Claims in one short transaction: look, decide, take.
 async fn claim_together(
     connection: &mut PgConnection,
-    claimer: &Claimer<'_>,
+    memory: &mut Memory,
+    vault: &Vault,
+    node: NodeId,
     wants: &[Want],
 ) -> Result<Claim, StoreError> {
     let mut transaction = connection.begin().await?;
-    let sight = look(&mut transaction, claimer, wants).await?;
+    let sight = look(&mut transaction, memory, vault, wants).await?;
     let mut plan = Plan::new(wants, &sight);
     let mut round = plan.round();
     while !round.is_empty() {
-        let tasks = take(&mut transaction, claimer, &round).await?;
+        let tasks = take(&mut transaction, vault, node, &round).await?;
         plan.took(&round, tasks);
         round = plan.round();
     }
@@ -252,15 +282,29 @@ async fn claim_together(
 
 /// Locks what is free, reads limits and counts what runs: in this order, so that nothing that another
 /// claim committed before is missed.
-async fn look(connection: &mut PgConnection, claimer: &Claimer<'_>, wants: &[Want]) -> Result<Sight, StoreError> {
+async fn look(
+    connection: &mut PgConnection,
+    memory: &mut Memory,
+    vault: &Vault,
+    wants: &[Want],
+) -> Result<Sight, StoreError> {
     let wanted: BTreeSet<Lane> = wants.iter().map(|want| want.lane).collect();
     let (models, tenants) = columns(&wanted);
-    let see = sqlx::query(SEE).bind(models).bind(tenants).bind(claimer.oldest.since(&wanted));
+    let see = sqlx::query(SEE).bind(models).bind(tenants).bind(memory.oldest.since(&wanted));
     let mut seen = Seen::default();
     for row in &see.fetch_all(&mut *connection).await? {
-        seen.add(row, claimer)?;
+        if let Some(lane) = read_seen_lane(row)? {
+            seen.add(lane, row, memory)?;
+        }
     }
-    let Seen { mut sight, shared, capped, .. } = seen;
+    let Seen { mut sight, mut shared, capped, unknown } = seen;
+    if !unknown.is_empty() {
+        let unknown: BTreeSet<i64> = unknown.iter().map(|lane| lane.model.0).collect();
+        let read = memory.read_models(connection, vault, unknown).await?;
+        // Of a model that has been given such a limit since it was looked at.
+        shared.extend(read.iter().filter(|model| model.spec.total_concurrency > 0).map(|model| model.id.0));
+        sight.open.extend(read.into_iter().map(|model| (model.id, model)));
+    }
     make_missing(connection, &wanted, &sight).await?;
     if !shared.is_empty() {
         sight.total = lock_and_count_models(connection, shared).await?;
@@ -271,18 +315,27 @@ async fn look(connection: &mut PgConnection, claimer: &Claimer<'_>, wants: &[Wan
     Ok(sight)
 }
 
+/// The lane that a row tells of; a task's row tells of none.
+fn read_seen_lane(row: &PgRow) -> Result<Option<Lane>, StoreError> {
+    let Some(model) = row.try_get::<Option<i64>, _>("lane_model")? else { return Ok(None) };
+    Ok(Some(Lane { model: ModelId(model), tenant: TenantId(row.big("lane_tenant")?) }))
+}
+
 impl Seen {
-    /// Takes in what was seen of a lane, and its model where that is not known yet.
-    fn add(&mut self, row: &PgRow, claimer: &Claimer<'_>) -> Result<(), StoreError> {
-        let lane = Lane { model: ModelId(row.big("id")?), tenant: TenantId(row.big("lane_tenant")?) };
-        if self.read.insert(lane.model)
-            && let Some(model) = readable(row, claimer.vault)
-        {
-            self.sight.open.insert(lane.model, Arc::new(model));
+    /// Takes in what was seen of a lane.
+    fn add(&mut self, lane: Lane, row: &PgRow, memory: &mut Memory) -> Result<(), StoreError> {
+        let version = row.big("version")?;
+        match memory.models.get(&lane.model) {
+            Some((known, model)) if *known == version => {
+                self.sight.open.insert(lane.model, Arc::clone(model));
+            }
+            Some(_) | None => {
+                self.unknown.insert(lane);
+            }
         }
         let Some(running) = row.try_get::<Option<i64>, _>("running")? else { return Ok(()) };
         self.sight.running.insert(lane, running);
-        claimer.oldest.seen(lane, row.time("oldest")?);
+        memory.oldest.seen(lane, row.time("oldest")?);
         if row.flag("is_shared")? {
             self.shared.insert(lane.model.0);
         }
@@ -292,10 +345,45 @@ impl Seen {
         Ok(())
     }
 
-    /// True of a lane that is locked and has a limit in common with others.
-    fn shares(&self, lane: Lane) -> bool {
+    /// True of a lane that nothing was taken from at sight.
+    fn is_left(&self, lane: Lane) -> bool {
         let shares = self.shared.contains(&lane.model.0) || self.capped.contains(&lane.tenant.0);
-        shares && self.sight.running.contains_key(&lane)
+        self.unknown.contains(&lane) || shares && self.sight.running.contains_key(&lane)
+    }
+}
+
+impl Memory {
+    fn version(&self, model: ModelId) -> Option<i64> {
+        self.models.get(&model).map(|(version, _)| *version)
+    }
+
+    /// Reads models that may be called. One whose row cannot be read is left out: that closes its own
+    /// lanes, not the claim.
+    async fn read_models(
+        &mut self,
+        connection: &mut PgConnection,
+        vault: &Vault,
+        ids: BTreeSet<i64>,
+    ) -> Result<Vec<Arc<Model>>, StoreError> {
+        if self.models.len() + ids.len() > MOST_MODELS {
+            self.models.clear();
+        }
+        let rows = sqlx::query(READ_MODELS).bind(Vec::from_iter(ids)).fetch_all(connection).await?;
+        let mut read = Vec::with_capacity(rows.len());
+        for row in &rows {
+            match read_model(row, vault) {
+                Ok(model) => {
+                    let model = Arc::new(model);
+                    self.models.insert(model.id, (row.big("version")?, Arc::clone(&model)));
+                    read.push(model);
+                }
+                Err(error) => {
+                    let model_id = row.big("id")?;
+                    error!(model_id, %error, "a model cannot be read, its tasks wait");
+                }
+            }
+        }
+        Ok(read)
     }
 }
 
@@ -310,16 +398,6 @@ async fn make_missing<'a>(
         sqlx::query(MAKE_MISSING).bind(models).bind(tenants).execute(connection).await?;
     }
     Ok(())
-}
-
-/// The model, or `None` where its row cannot be read: that closes its own lanes, not the claim.
-fn readable(row: &PgRow, vault: &Vault) -> Option<Model> {
-    read_model(row, vault)
-        .inspect_err(|error| {
-            let model_id = row.try_get::<i64, _>("id").unwrap_or_default();
-            error!(model_id, %error, "a model cannot be read, its tasks wait");
-        })
-        .ok()
 }
 
 async fn lock_and_count_models(
@@ -353,7 +431,8 @@ async fn lock_and_count_tenants(
 
 async fn take(
     connection: &mut PgConnection,
-    claimer: &Claimer<'_>,
+    vault: &Vault,
+    node: NodeId,
     quotas: &[Quota],
 ) -> Result<Vec<Running>, StoreError> {
     let (models, tenants) = columns(quotas.iter().map(|quota| &quota.lane));
@@ -364,11 +443,11 @@ async fn take(
         .bind(quotas.iter().map(|quota| quota.since).collect::<Vec<_>>())
         .bind(quotas.iter().map(|quota| quota.timeout_seconds).collect::<Vec<_>>())
         .bind(lifecycle::CLAIM.to.number())
-        .bind(claimer.node.0)
+        .bind(node.0)
         .bind(CLAIM_GRACE_SECONDS)
         .fetch_all(connection)
         .await?;
-    rows.iter().map(|row| read_running(row, claimer.vault)).collect()
+    rows.iter().map(|row| read_running(row, vault)).collect()
 }
 
 #[cfg(test)]
