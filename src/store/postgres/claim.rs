@@ -1,20 +1,17 @@
 //! Taking queued tasks within `maxConcurrency`, `totalConcurrency` and what tenants may have running.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    sync::Arc,
-};
+mod memory;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use sqlx::{Connection as _, PgConnection, Row as _, postgres::PgRow};
-use tracing::error;
 
-use super::{Line, columns, oldest::OldestCalls};
+use self::memory::Memory;
+use super::{Line, columns};
 use crate::{
-    model::Model,
     secrets::Vault,
     store::{
         StoreError,
-        models::{model_columns, read_model},
         row::Columns,
         tasks::{
             CLAIM_GRACE_SECONDS, Claim, MOST_CLAIMED, Want,
@@ -31,15 +28,15 @@ use crate::{
 /// planner takes a limit it does not know for a tenth of the lane, and joins a large lane by reading
 /// all of the table.
 ///
-/// A call begins after its lane was locked, by the clock and not by the statement: see [`OldestCalls`].
+/// A call begins after its lane was locked: see [`OldestCalls`](super::oldest::OldestCalls).
 macro_rules! take {
     ($lanes:literal) => {
         concat!(
             "picked AS MATERIALIZED (
-        SELECT q.tenant_id AS tenant, c.task_id AS task, q.timeout_seconds
+        SELECT q.tenant_id AS tenant, c.task_id AS task, q.timeout_seconds, q.begin_at
         FROM ",
             $lanes,
-            " AS q(model_id, tenant_id, most, since, timeout_seconds)
+            " AS q(model_id, tenant_id, most, since, timeout_seconds, begin_at)
         CROSS JOIN LATERAL (
             SELECT t.task_id FROM asynch_task t
             WHERE t.tenant_id = q.tenant_id AND t.model_id = q.model_id AND t.state = 0 AND t.due_at IS NULL
@@ -51,7 +48,7 @@ macro_rules! take {
         LIMIT 256
     ), taken AS (
         UPDATE asynch_task
-        SET state = $6, phase = 0, attempt = attempt + 1, owner = $7, started_at = clock_timestamp(), updated_at = now(),
+        SET state = $6, phase = 0, attempt = attempt + 1, owner = $7, started_at = picked.begin_at, updated_at = now(),
             deadline_at = now() + (picked.timeout_seconds + $8) * interval '1 second'
         FROM picked
         WHERE tenant_id = picked.tenant AND task_id = picked.task
@@ -77,7 +74,8 @@ const CLAIM_AT_SIGHT: &str = concat!(
     ), ",
     take!(
         "(
-            SELECT w.model_id, w.tenant_id, LEAST(w.most, s.max_running - s.running), w.since, s.timeout_seconds
+            SELECT w.model_id, w.tenant_id, LEAST(w.most, s.max_running - s.running), w.since, s.timeout_seconds,
+                   s.seen_at
             FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::timestamptz[], $9::bigint[])
               AS w(model_id, tenant_id, most, since, version)
             JOIN sight s ON s.lane_model = w.model_id AND s.lane_tenant = w.tenant_id AND s.version = w.version
@@ -90,16 +88,15 @@ const CLAIM_AT_SIGHT: &str = concat!(
 
 const SEE: &str = "SELECT * FROM asynch_claim_sight($1, $2, $3)";
 
-const READ_MODELS: &str = concat!(
-    "SELECT ",
-    model_columns!(),
-    ", xmin::text::bigint AS version FROM asynch_models WHERE id = ANY($1) AND enabled = 1 AND deleted_at IS NULL"
-);
-
 const TAKE: &str = concat!(
     "
     WITH ",
-    take!("unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::timestamptz[], $5::int[])"),
+    take!(
+        "(
+            SELECT *, statement_timestamp()
+            FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::timestamptz[], $5::int[])
+        )"
+    ),
     "
     SELECT * FROM taken"
 );
@@ -137,21 +134,10 @@ const COUNT_TENANTS: &str = "
     ) AS running
     FROM unnest($1::bigint[]) AS w(tenant_id)";
 
-/// Models that are remembered. Of a forgotten one the next claim makes more trips.
-const MOST_MODELS: usize = 10_000;
-
 /// Where a node's claims are made, one after the other.
 pub(in crate::store) struct Claims {
     line: Line,
     memory: Memory,
-}
-
-/// What is remembered from claim to claim.
-#[derive(Default)]
-struct Memory {
-    oldest: OldestCalls,
-    /// With the version of the row that they were read from.
-    models: HashMap<ModelId, (i64, Arc<Model>)>,
 }
 
 /// What was seen of lanes, before limits that they share are counted.
@@ -219,7 +205,7 @@ fn alone(memory: &Memory, wants: &[Want]) -> HashSet<Lane> {
         most += want.most as usize;
         most <= MOST_CLAIMED
     };
-    let alone = wants.iter().filter(|want| !want.shares && memory.models.contains_key(&want.lane.model));
+    let alone = wants.iter().filter(|want| !want.shares && memory.version(want.lane.model).is_some());
     alone.take_while(fits).map(|want| want.lane).collect()
 }
 
@@ -325,11 +311,11 @@ impl Seen {
     /// Takes in what was seen of a lane.
     fn add(&mut self, lane: Lane, row: &PgRow, memory: &mut Memory) -> Result<(), StoreError> {
         let version = row.big("version")?;
-        match memory.models.get(&lane.model) {
-            Some((known, model)) if *known == version => {
-                self.sight.open.insert(lane.model, Arc::clone(model));
+        match memory.model(lane.model, version) {
+            Some(model) => {
+                self.sight.open.insert(lane.model, model);
             }
-            Some(_) | None => {
+            None => {
                 self.unknown.insert(lane);
             }
         }
@@ -349,41 +335,6 @@ impl Seen {
     fn is_left(&self, lane: Lane) -> bool {
         let shares = self.shared.contains(&lane.model.0) || self.capped.contains(&lane.tenant.0);
         self.unknown.contains(&lane) || shares && self.sight.running.contains_key(&lane)
-    }
-}
-
-impl Memory {
-    fn version(&self, model: ModelId) -> Option<i64> {
-        self.models.get(&model).map(|(version, _)| *version)
-    }
-
-    /// Reads models that may be called. One whose row cannot be read is left out: that closes its own
-    /// lanes, not the claim.
-    async fn read_models(
-        &mut self,
-        connection: &mut PgConnection,
-        vault: &Vault,
-        ids: BTreeSet<i64>,
-    ) -> Result<Vec<Arc<Model>>, StoreError> {
-        if self.models.len() + ids.len() > MOST_MODELS {
-            self.models.clear();
-        }
-        let rows = sqlx::query(READ_MODELS).bind(Vec::from_iter(ids)).fetch_all(connection).await?;
-        let mut read = Vec::with_capacity(rows.len());
-        for row in &rows {
-            match read_model(row, vault) {
-                Ok(model) => {
-                    let model = Arc::new(model);
-                    self.models.insert(model.id, (row.big("version")?, Arc::clone(&model)));
-                    read.push(model);
-                }
-                Err(error) => {
-                    let model_id = row.big("id")?;
-                    error!(model_id, %error, "a model cannot be read, its tasks wait");
-                }
-            }
-        }
-        Ok(read)
     }
 }
 

@@ -14,10 +14,10 @@ const MOST_LANES: usize = 10_000;
 
 /// Of each lane a moment before which none of its running calls began.
 ///
-/// Calls begin under their lane's lock, at the time of the clock when their row is written, which is
-/// after the lock was granted. So whatever begins after a count began later than what that count saw,
-/// on whichever node, and the oldest call of one count is a bound for all that come after it. Where
-/// a count saw none the bound is the time of its statement, which was before the lock.
+/// Calls begin under their lane's lock, at a time that was read after the lock was granted. So whatever
+/// begins after a count began later than what that count saw, on whichever node, and the oldest call of
+/// one count is a bound for all that come after it. Where a count saw none, the time that was read
+/// before it is one.
 #[derive(Debug, Default)]
 pub(super) struct OldestCalls {
     lanes: HashMap<Lane, DateTime<Utc>>,
