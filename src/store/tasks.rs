@@ -101,8 +101,11 @@ impl Claim {
         self.tasks.extend(other.tasks);
         self.tasks.sort_by_key(|task| places.get(&task.lane).copied());
         self.models.extend(other.models);
-        self.lanes.extend(other.lanes);
-        self.lanes.sort_by_key(|(lane, _)| places.get(lane).copied());
+        let mut lanes = std::mem::take(&mut self.lanes);
+        lanes.extend(other.lanes);
+        // One by one, for a lane that is wanted twice has a verdict for each.
+        let of = |want: &Want| lanes.iter().position(|(lane, _)| *lane == want.lane).map(|n| lanes.remove(n));
+        self.lanes = wants.iter().filter_map(of).collect();
     }
 }
 
