@@ -184,13 +184,14 @@ async fn claim(
     wants: &[Want],
 ) -> Result<Claim, StoreError> {
     let alone = alone(memory, wants);
-    let (at_sight, mut together): (Vec<Want>, Vec<Want>) = wants.iter().partition(|want| alone.contains(&want.lane));
+    let at_sight: Vec<Want> = wants.iter().filter(|want| alone.contains(&want.lane)).copied().collect();
     let mut claim = Claim::default();
     if !at_sight.is_empty() {
-        let (claimed, left) = claim_at_sight(connection, memory, vault, node, at_sight).await?;
-        claim = claimed;
-        together.extend(left);
+        claim = claim_at_sight(connection, memory, vault, node, at_sight).await?;
     }
+    // In the order asked, for the first come first where a limit is shared.
+    let settled: HashSet<Lane> = claim.lanes.iter().map(|(lane, _)| *lane).collect();
+    let together: Vec<Want> = wants.iter().filter(|want| !settled.contains(&want.lane)).copied().collect();
     if !together.is_empty() {
         claim.join(claim_together(connection, memory, vault, node, &together).await?, wants);
     }
@@ -209,14 +210,14 @@ fn alone(memory: &Memory, wants: &[Want]) -> HashSet<Lane> {
     alone.take_while(fits).map(|want| want.lane).collect()
 }
 
-/// Gives back the wants of lanes that turn out to share a limit, or whose model has changed.
+/// Says nothing of lanes that turn out to share a limit, or whose model has changed.
 async fn claim_at_sight(
     connection: &mut PgConnection,
     memory: &mut Memory,
     vault: &Vault,
     node: NodeId,
     wants: Vec<Want>,
-) -> Result<(Claim, Vec<Want>), StoreError> {
+) -> Result<Claim, StoreError> {
     let wanted: BTreeMap<Lane, Want> = wants.iter().rev().map(|want| (want.lane, *want)).collect();
     let (models, tenants) = columns(wanted.keys());
     let rows = sqlx::query(CLAIM_AT_SIGHT)
@@ -239,10 +240,10 @@ async fn claim_at_sight(
         }
     }
     make_missing(connection, wanted.keys(), &seen.sight).await?;
-    let (left, settled): (Vec<Want>, Vec<Want>) = wants.into_iter().partition(|want| seen.is_left(want.lane));
+    let settled: Vec<Want> = wants.into_iter().filter(|want| !seen.is_left(want.lane)).collect();
     let mut plan = Plan::new(&settled, &seen.sight);
     plan.took(&plan.round(), tasks);
-    Ok((plan.claim(&seen.sight), left))
+    Ok(plan.claim(&seen.sight))
 }
 
 /// Claims in one short transaction: look, decide, take.
