@@ -140,7 +140,7 @@ pub enum Database {
     Postgres {
         /// `postgres://user:password@host/db`.
         url: String,
-        /// Most connections of this node, besides the one for its lease.
+        /// Most connections of this node, besides those that one part of it has to itself.
         max_connections: u32,
     },
     /// A file of this process.

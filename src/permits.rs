@@ -35,6 +35,13 @@ pub struct Ask {
     pub want: u32,
 }
 
+impl Ask {
+    /// True where the lane has a limit in common with others.
+    pub fn shares(&self) -> bool {
+        self.total.is_some() || self.cap.is_some()
+    }
+}
+
 /// The gate; cheap to clone.
 #[derive(Clone)]
 pub enum Permits {

@@ -50,7 +50,7 @@ use self::{
     group::{Committer, Group, group},
     tasks::{
         admission::LaneMemory,
-        batches::{Applier, Enqueuer, Entrance},
+        batches::{Applier, Enqueuer, Writer},
     },
 };
 use crate::{
@@ -88,8 +88,8 @@ enum Backend {
         pool: PgPool,
         /// Two connections, so that a node's lease and watch are renewed however busy the pool is.
         lease: PgPool,
-        /// Where a claim begins to count.
-        oldest: postgres::OldestCalls,
+        /// Where claims are made.
+        claims: Arc<tokio::sync::Mutex<postgres::Claims>>,
     },
     Sqlite {
         readers: SqlitePool,
@@ -160,10 +160,10 @@ impl Store {
     /// # Errors
     /// Out of reach, locked by another process, or a migration that failed; the message says which.
     pub async fn open(config: &Database, vault: Vault) -> Result<(Store, Committers), StoreError> {
-        let (backend, entrance, lock) = match config {
+        let (backend, writers, lock) = match config {
             Database::Postgres { url, max_connections } => {
-                let (backend, intake) = open_postgres(url, *max_connections).await?;
-                (backend, Entrance::Postgres(Box::new(intake)), None)
+                let (backend, writers) = open_postgres(url, *max_connections).await?;
+                (backend, writers, None)
             }
             Database::Sqlite { path } => {
                 let lock = lock_database(path)?.ok_or_else(|| {
@@ -171,11 +171,11 @@ impl Store {
                     StoreError::Unavailable(format!("cannot open {}: {message}", path.display()))
                 })?;
                 let (backend, writer) = open_sqlite(path).await?;
-                (backend, Entrance::Sqlite(writer), Some(Arc::new(lock)))
+                (backend, embedded(writer), Some(Arc::new(lock)))
             }
         };
         migrate::run(&backend).await?;
-        Ok(Store::over(backend, entrance, vault, lock))
+        Ok(Store::over(backend, writers, vault, lock))
     }
 
     /// Connects for a command that administers, which must also work beside a running service.
@@ -195,16 +195,17 @@ impl Store {
                 let message = "the service that runs on it is of another version; stop it, or use its own program";
                 return Err(StoreError::Unavailable(format!("cannot open {}: {message}", path.display())));
             }
-            return Ok(Store::over(backend, Entrance::Sqlite(writer), vault, None).0);
+            return Ok(Store::over(backend, embedded(writer), vault, None).0);
         }
         // Administration enqueues and finishes no tasks.
         Ok(Store::open(config, vault).await?.0)
     }
 
-    fn over(backend: Backend, entrance: Entrance, vault: Vault, lock: Option<Arc<File>>) -> (Store, Committers) {
-        let enqueue = Enqueuer { entrance, vault: vault.clone(), lanes: LaneMemory::default() };
+    fn over(backend: Backend, writers: [Writer; 2], vault: Vault, lock: Option<Arc<File>>) -> (Store, Committers) {
+        let [entrance, exit] = writers;
+        let enqueue = Enqueuer { writer: entrance, vault: vault.clone(), lanes: LaneMemory::default() };
         let (enqueuer, enqueue_committer) = group(enqueue);
-        let (applier, apply_committer) = group(Applier { backend: backend.clone(), breath: Breath::default() });
+        let (applier, apply_committer) = group(Applier { writer: exit, breath: Breath::default() });
         let store = Store { backend, vault, enqueuer, applier, _lock: lock };
         (store, Committers { enqueuer: enqueue_committer, applier: apply_committer })
     }
@@ -247,9 +248,10 @@ impl Store {
     /// Closes the pools after everything is committed.
     pub async fn close(&self) {
         match &self.backend {
-            Backend::Postgres { pool, lease, .. } => {
+            Backend::Postgres { pool, lease, claims, .. } => {
                 pool.close().await;
                 lease.close().await;
+                claims.lock().await.close().await;
             }
             Backend::Sqlite { readers, writer } => {
                 readers.close().await;
@@ -279,7 +281,12 @@ async fn within<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<
     tokio::time::timeout(WORK_TIMEOUT, work).await.map_err(late)?
 }
 
-async fn open_postgres(url: &str, max_connections: u32) -> Result<(Backend, postgres::Intake), StoreError> {
+/// The two committers share the one writer.
+fn embedded(writer: SqlitePool) -> [Writer; 2] {
+    [Writer::Sqlite(writer.clone()), Writer::Sqlite(writer)]
+}
+
+async fn open_postgres(url: &str, max_connections: u32) -> Result<(Backend, [Writer; 2]), StoreError> {
     let options = PgConnectOptions::from_str(url)
         .map_err(|error| StoreError::Unavailable(format!("database.url: {error}")))?
         .application_name("model-asynch")
@@ -295,13 +302,16 @@ async fn open_postgres(url: &str, max_connections: u32) -> Result<(Backend, post
             .after_release(|connection, _| Box::pin(answers(connection)))
     };
     let lease = pool(2).connect_lazy_with(options.clone());
-    let intake = postgres::Intake::new(options.clone());
+    let line = || postgres::Line::new(options.clone());
+    let (claims, writers) = (line(), [line(), line()].map(|line| Writer::Postgres(Box::new(line))));
     let pool = pool(max_connections).connect_with(options).await?;
-    Ok((Backend::Postgres { pool, lease, oldest: postgres::OldestCalls::default() }, intake))
+    let claims = Arc::new(tokio::sync::Mutex::new(postgres::Claims::new(claims)));
+    Ok((Backend::Postgres { pool, lease, claims }, writers))
 }
 
-/// Whether a connection that comes back is good for another use. The pool asks that too, but waits
-/// without end for a peer that went silent, and the connection's place in the pool waits with it.
+/// Whether a connection that comes back is good for another use; also rolls back what was left in the
+/// middle. The pool asks that too, but waits without end for a peer that went silent, and the
+/// connection's place in the pool waits with it.
 /// A broken one is no news to whoever used it.
 async fn answers(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     Ok(matches!(tokio::time::timeout(ACQUIRE_TIMEOUT, connection.ping()).await, Ok(Ok(()))))

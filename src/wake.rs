@@ -58,11 +58,12 @@ impl Wake {
     /// Tells this process at once and the other nodes soon. Never blocks.
     pub fn send(&self, wake_ups: impl IntoIterator<Item = WakeUp>) {
         let wake_ups: Vec<WakeUp> = wake_ups.into_iter().collect();
-        if let Some(inbox) = &self.inbox {
-            inbox.put(wake_ups.iter().copied());
-        }
         if let Some(redis) = &self.redis {
-            redis.send(wake_ups);
+            redis.send(wake_ups.iter().copied());
+        }
+        // Last, as the runtime goes on with whom it was told of last.
+        if let Some(inbox) = &self.inbox {
+            inbox.put(wake_ups);
         }
     }
 

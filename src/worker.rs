@@ -426,7 +426,7 @@ impl Worker {
         for (ask, granted) in asks.iter().zip(granted) {
             match u32::try_from(granted.len()) {
                 Ok(most @ 1..) => {
-                    wants.push(Want { lane: ask.lane, most, since: life.lanes.since(ask.lane) });
+                    wants.push(Want { lane: ask.lane, most, since: life.lanes.since(ask.lane), shares: ask.shares() });
                     permits.insert(ask.lane, granted);
                 }
                 Ok(0) | Err(_) => life.lanes.wait(ask.lane),
@@ -461,7 +461,10 @@ impl Worker {
         for (lane, verdict) in lanes {
             life.lanes.verdict(lane, verdict, newest.get(&lane).copied());
         }
-        // What is left in `permits` is surplus and goes back here.
+        // What is left in `permits` is surplus and goes back, but the calls go out first: both are work
+        // for the same threads.
+        tokio::task::yield_now().await;
+        drop(permits);
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use sqlx::{
 use super::{Backend, StoreError, on_each};
 
 /// Number, name, text for Postgres, text for SQLite.
-const MIGRATIONS: [(i64, &str, &str, &str); 10] = [
+const MIGRATIONS: [(i64, &str, &str, &str); 11] = [
     (
         1,
         "tables",
@@ -63,6 +63,12 @@ const MIGRATIONS: [(i64, &str, &str, &str); 10] = [
         "running order",
         include_str!("../../migrations/postgres/0009_running_order.sql"),
         include_str!("../../migrations/sqlite/0009_running_order.sql"),
+    ),
+    (
+        10,
+        "claim sight",
+        include_str!("../../migrations/postgres/0010_claim_sight.sql"),
+        include_str!("../../migrations/sqlite/0010_claim_sight.sql"),
     ),
     (
         11,

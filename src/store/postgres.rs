@@ -9,16 +9,17 @@ mod apply;
 mod claim;
 mod copy;
 mod enqueue;
+mod line;
 mod oldest;
 mod read;
 mod sweep;
 
 pub(super) use self::{
     apply::{adopt, apply, pick_up},
-    claim::claim,
+    claim::Claims,
     copy::{CopyRows, copy_lazily},
-    enqueue::Intake,
-    oldest::OldestCalls,
+    enqueue::enqueue,
+    line::Line,
     read::{abandoned, lanes_with_work, queued_for_deleted_models, queued_longer_than},
     sweep::{drop_closed_lanes, promote_due, purge},
 };

@@ -79,6 +79,9 @@ pub struct Want {
     pub most: u32,
     /// Cursor: leave out what was queued before this moment (slack already taken off).
     pub since: Option<DateTime<Utc>>,
+    /// Known to share a limit with other lanes, its model's over all tenants or its tenant's over all models.
+    /// A hint: a claim that is not told finds it out, and makes more trips than one that is.
+    pub shares: bool,
 }
 
 /// The answer to a claim.
@@ -90,6 +93,21 @@ pub struct Claim {
     pub models: HashMap<ModelId, Arc<Model>>,
     /// One verdict for each lane asked for, in that order.
     pub lanes: Vec<(Lane, LaneVerdict)>,
+}
+
+impl Claim {
+    /// Adds what other lanes gave, in the order of what was wanted.
+    pub(super) fn join(&mut self, other: Claim, wants: &[Want]) {
+        let places: HashMap<Lane, usize> = wants.iter().enumerate().rev().map(|(n, want)| (want.lane, n)).collect();
+        self.tasks.extend(other.tasks);
+        self.tasks.sort_by_key(|task| places.get(&task.lane).copied());
+        self.models.extend(other.models);
+        let mut lanes = std::mem::take(&mut self.lanes);
+        lanes.extend(other.lanes);
+        // One by one, for a lane that is wanted twice has a verdict for each.
+        let of = |want: &Want| lanes.iter().position(|(lane, _)| *lane == want.lane).map(|n| lanes.remove(n));
+        self.lanes = wants.iter().filter_map(of).collect();
+    }
 }
 
 /// Why a lane gave as many tasks as it gave.
@@ -164,7 +182,7 @@ impl Store {
     }
 
     /// Takes queued tasks for `node`, oldest first in each lane, exactly within `maxConcurrency`,
-    /// `totalConcurrency` and the tenant's limit over all models, [`MOST_CLAIMED`] in all. One short transaction for all lanes.
+    /// `totalConcurrency` and the tenant's limit over all models, [`MOST_CLAIMED`] in all. At most two short transactions.
     ///
     /// # Errors
     /// The claim may have been committed all the same: [`Store::held_by`] tells what of.
@@ -173,8 +191,8 @@ impl Store {
             return Ok(Claim::default());
         }
         match &self.backend {
-            Backend::Postgres { pool, oldest, .. } => {
-                within(postgres::claim(pool, oldest, &self.vault, node, wants)).await
+            Backend::Postgres { claims, .. } => {
+                within(async { claims.lock().await.claim(&self.vault, node, wants).await }).await
             }
             Backend::Sqlite { writer, .. } => within(sqlite::claim(writer, &self.vault, node, wants)).await,
         }

@@ -53,7 +53,7 @@ impl RedisWake {
         Ok(RedisWake { client, channel, sender: clock::token(), outbox: Tray::default() })
     }
 
-    pub(super) fn send(&self, wake_ups: Vec<WakeUp>) {
+    pub(super) fn send(&self, wake_ups: impl IntoIterator<Item = WakeUp>) {
         self.outbox.put(wake_ups);
     }
 

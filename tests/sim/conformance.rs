@@ -227,7 +227,7 @@ impl Pair {
     async fn claim(&mut self) {
         let (node, mut wants) = (self.node(), Vec::new());
         for _ in 0..self.rng.usize(1..4) {
-            wants.push(Want { lane: self.lane(), most: self.rng.u32(1..4), since: None });
+            wants.push(Want { lane: self.lane(), most: self.rng.u32(1..4), since: None, shares: self.rng.bool() });
         }
         let expected = self.table.claim(node, &wants, &HashSet::new(), self.now);
         let claimed = self.real.store.claim(node, &wants).await.unwrap();

@@ -338,7 +338,8 @@ impl Process {
                 life.lanes.wait(ask.lane);
                 continue;
             }
-            wants.push(Want { lane: ask.lane, most: granted.len() as u32, since: life.lanes.since(ask.lane) });
+            let (most, since) = (granted.len() as u32, life.lanes.since(ask.lane));
+            wants.push(Want { lane: ask.lane, most, since, shares: ask.shares() });
             permits.insert(ask.lane, granted);
         }
         if wants.is_empty() {

@@ -215,7 +215,7 @@ async fn claims(stage: &Stage<'_>, model: ModelId, lanes: u64) -> anyhow::Result
     let most = u32::try_from(MOST_CLAIMED as u64 / asked)?;
     let wants: Vec<Want> = (0..asked)
         .map(|tenant| Lane { model, tenant: TenantId(2 + i64::try_from(tenant).unwrap_or_default()) })
-        .map(|lane| Want { lane, most, since: None })
+        .map(|lane| Want { lane, most, since: None, shares: false })
         .collect();
     let mut latencies = Latencies::new();
     for _ in 0..CLAIMS {

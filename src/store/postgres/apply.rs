@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, ops::Range, sync::Arc};
 
-use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, postgres::PgArguments, query::QueryAs};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool, Postgres, postgres::PgArguments, query::QueryAs};
 use uuid::Uuid;
 
 use crate::{
@@ -179,15 +179,17 @@ enum Counting {
 
 /// Applies a batch and counts its calls, statistics last: their rows are shared by many tasks and
 /// are locked for the shortest time.
-pub(in crate::store) async fn apply(pool: &PgPool, transitions: &[Transition]) -> Result<Vec<Outcome>, StoreError> {
+pub(in crate::store) async fn apply(
+    connection: &mut PgConnection,
+    transitions: &[Transition],
+) -> Result<Vec<Outcome>, StoreError> {
     let mut outcomes = vec![Outcome::Stale; transitions.len()];
     let runs = tally::runs(transitions);
     if runs.len() == 1 && transitions.iter().all(is_success) {
-        let mut connection = pool.acquire().await?;
-        apply_run(&mut connection, transitions, &mut outcomes, 0..transitions.len(), Counting::Along).await?;
+        apply_run(connection, transitions, &mut outcomes, 0..transitions.len(), Counting::Along).await?;
         return Ok(outcomes);
     }
-    let mut transaction = pool.begin().await?;
+    let mut transaction = connection.begin().await?;
     for run in runs {
         apply_run(&mut transaction, transitions, &mut outcomes, run, Counting::Later).await?;
     }

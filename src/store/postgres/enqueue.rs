@@ -1,17 +1,13 @@
 //! Inserting tasks within `queueLimit`.
 
-use sqlx::{
-    Connection as _, PgConnection, Postgres, Row as _,
-    postgres::{PgArguments, PgConnectOptions},
-    query::Query,
-};
+use sqlx::{Connection as _, PgConnection, Postgres, Row as _, postgres::PgArguments, query::Query};
 
 use super::columns;
 use crate::{
     clock,
     secrets::Vault,
     store::{
-        ACQUIRE_TIMEOUT, StoreError,
+        StoreError,
         tasks::{
             Enqueued,
             admission::{self, Demand, Gate, Gates, LaneMemory},
@@ -104,47 +100,9 @@ const CLOSE: &str = "
       AS w(model_id, tenant_id, entered, counted_entered, counted_live)
     WHERE i.tenant_id = w.tenant_id AND i.model_id = w.model_id";
 
-/// The connection on which this node's tasks come in. It is kept from batch to batch: no batch waits
-/// for a place in the pool, and giving it back would cost more round trips than a batch.
-pub(in crate::store) struct Intake {
-    options: PgConnectOptions,
-    connection: Option<PgConnection>,
-}
-
-impl Intake {
-    /// Connects when the first batch comes.
-    pub(in crate::store) fn new(options: PgConnectOptions) -> Intake {
-        Intake { options, connection: None }
-    }
-
-    /// Puts a batch in its lanes. Created at the start of the transaction, so within the batch the
-    /// order is that of the ids, which increase with arrival.
-    pub(in crate::store) async fn enqueue(
-        &mut self,
-        vault: &Vault,
-        memory: &mut LaneMemory,
-        tasks: &[NewTask],
-    ) -> Result<Vec<Enqueued>, StoreError> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.connect().await?,
-        };
-        let verdicts = enqueue(&mut connection, vault, memory, tasks).await;
-        // Not put back where it broke, nor where this batch was given up: who knows what it is doing.
-        if !matches!(verdicts, Err(StoreError::Unavailable(_))) {
-            self.connection = Some(connection);
-        }
-        verdicts
-    }
-
-    async fn connect(&self) -> Result<PgConnection, StoreError> {
-        let connecting = PgConnection::connect_with(&self.options);
-        let late = |_| StoreError::Unavailable(format!("no connection within {} s", ACQUIRE_TIMEOUT.as_secs()));
-        Ok(tokio::time::timeout(ACQUIRE_TIMEOUT, connecting).await.map_err(late)??)
-    }
-}
-
-async fn enqueue(
+/// Puts a batch in its lanes. Created at the start of the transaction, so within the batch the
+/// order is that of the ids, which increase with arrival.
+pub(in crate::store) async fn enqueue(
     connection: &mut PgConnection,
     vault: &Vault,
     memory: &mut LaneMemory,

@@ -18,20 +18,20 @@ const ROW_BYTES: usize = 512;
 
 /// Puts new tasks in their lanes.
 pub(in crate::store) struct Enqueuer {
-    pub(in crate::store) entrance: Entrance,
+    pub(in crate::store) writer: Writer,
     pub(in crate::store) vault: Vault,
     pub(in crate::store) lanes: LaneMemory,
 }
 
-/// Where tasks come in.
-pub(in crate::store) enum Entrance {
-    Postgres(Box<postgres::Intake>),
+/// Where a committer writes.
+pub(in crate::store) enum Writer {
+    Postgres(Box<postgres::Line>),
     Sqlite(SqlitePool),
 }
 
 /// Applies transitions.
 pub(in crate::store) struct Applier {
-    pub(in crate::store) backend: Backend,
+    pub(in crate::store) writer: Writer,
     pub(in crate::store) breath: Breath,
 }
 
@@ -46,9 +46,14 @@ impl Commit for Enqueuer {
     }
 
     async fn commit(&mut self, batch: &[NewTask]) -> Result<Vec<Enqueued>, StoreError> {
-        match &mut self.entrance {
-            Entrance::Postgres(intake) => intake.enqueue(&self.vault, &mut self.lanes, batch).await,
-            Entrance::Sqlite(writer) => sqlite::enqueue(writer, &self.vault, &mut self.lanes, batch).await,
+        match &mut self.writer {
+            Writer::Postgres(line) => {
+                let mut connection = line.take().await?;
+                let enqueued = postgres::enqueue(&mut connection, &self.vault, &mut self.lanes, batch).await;
+                line.keep(connection, &enqueued).await;
+                enqueued
+            }
+            Writer::Sqlite(writer) => sqlite::enqueue(writer, &self.vault, &mut self.lanes, batch).await,
         }
     }
 }
@@ -68,17 +73,28 @@ impl Commit for Applier {
     }
 
     async fn commit(&mut self, batch: &[Transition]) -> Result<Vec<Applied>, StoreError> {
-        let applied = apply(&self.backend, batch).await;
+        let outcomes = match &mut self.writer {
+            Writer::Postgres(line) => {
+                let mut connection = line.take().await?;
+                let outcomes = postgres::apply(&mut connection, batch).await;
+                line.keep(connection, &outcomes).await;
+                outcomes
+            }
+            Writer::Sqlite(writer) => sqlite::apply(writer, batch).await,
+        };
         self.breath.took(batch.len());
-        applied
+        Ok(applied(outcomes?))
     }
 }
 
-/// Applies a batch in one transaction.
+/// Applies a batch in one transaction, beside the committer.
 pub(in crate::store) async fn apply(backend: &Backend, batch: &[Transition]) -> Result<Vec<Applied>, StoreError> {
-    let outcomes: Vec<Outcome> = match backend {
-        Backend::Postgres { pool, .. } => postgres::apply(pool, batch).await?,
+    Ok(applied(match backend {
+        Backend::Postgres { pool, .. } => postgres::apply(&mut *pool.acquire().await?, batch).await?,
         Backend::Sqlite { writer, .. } => sqlite::apply(writer, batch).await?,
-    };
-    Ok(outcomes.into_iter().map(Applied::from).collect())
+    }))
+}
+
+fn applied(outcomes: Vec<Outcome>) -> Vec<Applied> {
+    outcomes.into_iter().map(Applied::from).collect()
 }

@@ -176,7 +176,7 @@ mod tests {
     }
 
     fn want(tenant: i64, most: u32) -> Want {
-        Want { lane: lane(tenant), most, since: None }
+        Want { lane: lane(tenant), most, since: None, shares: false }
     }
 
     /// Model 1 with its limits; `running` in lanes 1, 2, 3 …; all locked.

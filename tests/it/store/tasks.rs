@@ -229,7 +229,7 @@ fn new_task(lane: Lane) -> NewTask {
 }
 
 fn want(lane: Lane, most: u32) -> Want {
-    Want { lane, most, since: None }
+    Want { lane, most, since: None, shares: false }
 }
 
 fn verdicts(claim: &Claim) -> Vec<LaneVerdict> {

@@ -1,0 +1,1 @@
+-- The twin of the Postgres migration of this number. SQLite's claims make no trips, so nothing changes.

@@ -1,0 +1,52 @@
+//! A connection that one part of a node has to itself.
+
+use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
+
+use crate::store::{ACQUIRE_TIMEOUT, StoreError, answers};
+
+/// The connection of a part that uses it again and again. It is kept from use to use: nobody waits for
+/// a place in the pool, and nothing is asked of it when it comes back, which for a pool would take more
+/// round trips than many a piece of work.
+pub(in crate::store) struct Line {
+    options: PgConnectOptions,
+    connection: Option<PgConnection>,
+}
+
+impl Line {
+    /// Connects when it is first used, and again after each loss.
+    pub(in crate::store) fn new(options: PgConnectOptions) -> Line {
+        Line { options, connection: None }
+    }
+
+    /// The connection, for one piece of work. It is lost unless it is put back with [`Line::keep`], also
+    /// where the work is given up half-way: who knows what it is doing.
+    pub(in crate::store) async fn take(&mut self) -> Result<PgConnection, StoreError> {
+        if let Some(connection) = self.connection.take() {
+            return Ok(connection);
+        }
+        let connecting = PgConnection::connect_with(&self.options);
+        let late = |_| StoreError::Unavailable(format!("no connection within {} s", ACQUIRE_TIMEOUT.as_secs()));
+        Ok(tokio::time::timeout(ACQUIRE_TIMEOUT, connecting).await.map_err(late)??)
+    }
+
+    /// Keeps it for the next piece of work, but not where it broke. Work that was refused may have left
+    /// a transaction behind, which must not keep its locks until somebody comes again.
+    pub(in crate::store) async fn keep<T>(&mut self, mut connection: PgConnection, done: &Result<T, StoreError>) {
+        let is_sound = match done {
+            Ok(_) => true,
+            Err(StoreError::Broken(_)) => matches!(answers(&mut connection).await, Ok(true)),
+            Err(StoreError::Unavailable(_)) => false,
+        };
+        if is_sound {
+            self.connection = Some(connection);
+        }
+    }
+
+    /// Says goodbye to the server.
+    pub(in crate::store) async fn close(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            // The server notices by itself where it cannot be told.
+            connection.close().await.ok();
+        }
+    }
+}
