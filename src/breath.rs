@@ -9,7 +9,7 @@ use crate::clock;
 const BUSY: usize = 16;
 
 /// From the end of a batch to the next one, at most. Short beside any call of a model.
-const PAUSE: Duration = Duration::from_millis(4);
+const PAUSE: Duration = Duration::from_millis(6);
 
 /// When the next batch may be made.
 #[derive(Debug, Default)]
