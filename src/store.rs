@@ -291,7 +291,8 @@ async fn open_postgres(url: &str, max_connections: u32) -> Result<(Backend, [Wri
         .map_err(|error| StoreError::Unavailable(format!("database.url: {error}")))?
         .application_name("model-asynch")
         // A node that is stopped in the middle of a transaction must not keep its lanes locked.
-        .options([("idle_in_transaction_session_timeout", "10000"), ("statement_timeout", "30000")])
+        // The server gives a statement up before we do, so that what we gave up is not carried out later.
+        .options([("idle_in_transaction_session_timeout", "10000"), ("statement_timeout", "25000")])
         // Limits are exact because a count sees what was committed before its lock was granted.
         .options([("default_transaction_isolation", "read committed")]);
     let pool = |connections| {

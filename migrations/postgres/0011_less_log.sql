@@ -1,5 +1,5 @@
 -- The operation log is read tenant by tenant, so its key begins with the tenant, and one index does
--- what two did. It is made while others still read; they are kept out only for a moment at the end.
+-- what two did. While it is made others read, and who writes waits; at the end all wait for a moment.
 
 SET LOCAL statement_timeout = 0;
 

@@ -137,8 +137,8 @@ pub struct RawDatabase {
     /// `postgres://user:password@host/database`, or `sqlite://path` (`sqlite:///path` where it is
     /// absolute). Default `sqlite://data/model-asynch.db`.
     pub url: String,
-    /// Most connections to Postgres of this node, 1 to 1000, besides one each for its lease, new
-    /// tasks, claims and outcomes. Default 16.
+    /// Most connections to Postgres of this node, 1 to 1000, besides two for its lease and one each for
+    /// new tasks, claims and outcomes. Default 16.
     pub max_connections: i64,
 }
 

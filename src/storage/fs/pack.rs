@@ -39,6 +39,9 @@ pub(super) const MOST_RECORDS: usize = 512;
 const MOST_NAME: usize = 1024;
 const MOST_CONTENT: usize = 1024 * 1024;
 
+/// Milliseconds from 1970 to the first year that has no HTTP date.
+const YEAR_10000: u64 = 253_402_300_800_000;
+
 /// The mark of a record that can be read.
 const ALIVE: u8 = b'+';
 
@@ -110,9 +113,9 @@ impl Head {
         is_one.then_some(head)
     }
 
-    /// When the pack was made.
+    /// When the pack was made; 1970 where it says what no HTTP date can.
     pub(super) fn made(&self) -> SystemTime {
-        let made = Duration::from_millis(self.made);
+        let made = Duration::from_millis(Some(self.made).filter(|made| *made < YEAR_10000).unwrap_or_default());
         SystemTime::UNIX_EPOCH.checked_add(made).unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
@@ -281,6 +284,9 @@ mod tests {
                 if let Some(found) = read(&pack, number, name) {
                     prop_assert_eq!(found, content.as_slice());
                 }
+            }
+            if let Some(head) = head(&pack) {
+                httpdate::fmt_http_date(head.made());
             }
         }
 

@@ -4,9 +4,9 @@
 //! that it would have as a file. Whoever knows pack and number knows nothing yet: only the name, with
 //! its token, opens a record.
 //!
-//! A record is deleted by one byte, which nodes that share the folder may write at the same time
-//! without knowing of each other, and its name and content are overwritten. Whoever finds all records
-//! of a pack deleted removes it.
+//! A record is deleted by one byte, and its name and content are overwritten. Whoever finds all records of
+//! a pack deleted removes it. Nodes that share the folder take turns by a lock on the pack: network
+//! file systems write whole pages back, and with them what another node has just changed.
 //!
 //! A try of which nobody learns how it ended (the process died, or waited for too long) leaves a
 //! record behind that no task refers to, as the result is stored once more; it keeps its pack
@@ -67,14 +67,14 @@ impl<'a> Address<'a> {
     /// # Errors
     /// `NotFound` where there is no such record any more, or it is damaged.
     pub(super) fn open(&self, root: &Path) -> io::Result<(Bytes, SystemTime)> {
-        let Found { head, entry, record, .. } = self.find(OpenOptions::new().read(true), root)?;
+        let Found { head, entry, record, .. } = self.find(File::open(root.join(self.pack))?)?;
         let content = entry.content(&record, self.name).ok_or_else(missing)?;
         Ok((Bytes::from(record).slice(content), head.made()))
     }
 
     /// Deletes the record, and the pack with the last one. One that is not there is fine.
     pub(super) fn delete(&self, root: &Path) -> io::Result<()> {
-        let found = match self.find(OpenOptions::new().read(true).write(true), root) {
+        let found = match self.open_alone(root).and_then(|file| self.find(file)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             found => found?,
         };
@@ -92,8 +92,17 @@ impl<'a> Address<'a> {
         }
     }
 
-    fn find(&self, how: &OpenOptions, root: &Path) -> io::Result<Found> {
-        let file = how.open(root.join(self.pack))?;
+    /// The pack, for one who changes it; others wait until it is closed.
+    fn open_alone(&self, root: &Path) -> io::Result<File> {
+        let file = OpenOptions::new().read(true).write(true).open(root.join(self.pack))?;
+        match file.lock() {
+            // Where nobody can lock, one byte for each record has to do.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(file),
+            locked => locked.map(|()| file),
+        }
+    }
+
+    fn find(&self, file: File) -> io::Result<Found> {
         let mut bytes = [0; HEAD];
         read_at(&file, &mut bytes, 0)?;
         let head = Head::read(&bytes).ok_or_else(missing)?;

@@ -1,15 +1,25 @@
 //! A connection that one part of a node has to itself.
 
+use std::time::{Duration, Instant};
+
 use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
 
-use crate::store::{ACQUIRE_TIMEOUT, StoreError, answers};
+use crate::{
+    clock,
+    store::{ACQUIRE_TIMEOUT, StoreError, answers},
+};
+
+/// After so long without use a connection is asked whether it is still there: what lies between may
+/// have dropped it without a word.
+const QUIET: Duration = Duration::from_secs(30);
 
 /// The connection of a part that uses it again and again. It is kept from use to use: nobody waits for
 /// a place in the pool, and nothing is asked of it when it comes back, which for a pool would take more
 /// round trips than many a piece of work.
 pub(in crate::store) struct Line {
     options: PgConnectOptions,
-    connection: Option<PgConnection>,
+    /// And when it was used last.
+    connection: Option<(PgConnection, Instant)>,
 }
 
 impl Line {
@@ -21,7 +31,9 @@ impl Line {
     /// The connection, for one piece of work. It is lost unless it is put back with [`Line::keep`], also
     /// where the work is given up half-way: who knows what it is doing.
     pub(in crate::store) async fn take(&mut self) -> Result<PgConnection, StoreError> {
-        if let Some(connection) = self.connection.take() {
+        if let Some((mut connection, used)) = self.connection.take()
+            && (used.elapsed() < QUIET || matches!(answers(&mut connection).await, Ok(true)))
+        {
             return Ok(connection);
         }
         let connecting = PgConnection::connect_with(&self.options);
@@ -38,13 +50,13 @@ impl Line {
             Err(StoreError::Unavailable(_)) => false,
         };
         if is_sound {
-            self.connection = Some(connection);
+            self.connection = Some((connection, clock::tick()));
         }
     }
 
     /// Says goodbye to the server.
     pub(in crate::store) async fn close(&mut self) {
-        if let Some(connection) = self.connection.take() {
+        if let Some((connection, _)) = self.connection.take() {
             // The server notices by itself where it cannot be told.
             connection.close().await.ok();
         }

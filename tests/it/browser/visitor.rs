@@ -39,15 +39,25 @@ pub struct Visitor {
     _seat: SemaphorePermit<'static>,
 }
 
+/// Starts a chromedriver; returns its port as well. It takes a port that is free for IPv6 and gives up where
+/// somebody has that one for IPv4: another try draws another port.
+async fn start(program: &str) -> (Process, String) {
+    for _ in 0..5 {
+        let mut chromedriver = Process::start(Command::new(program).arg("--port=0"));
+        let said = chromedriver.says_one_of(&["successfully on port", "port not available"]).await;
+        if let Some((_, rest)) = said.split_once("successfully on port ") {
+            return (chromedriver, rest.chars().take_while(char::is_ascii_digit).collect());
+        }
+    }
+    panic!("chromedriver found no port in five tries");
+}
+
 impl Visitor {
     /// Opens a browser, as wide as a desk's, and the page at `base`; `None` where there is no browser.
     pub async fn at(base: &str) -> Option<Visitor> {
         let chromedriver = server("TEST_CHROMEDRIVER")?;
         let seat = SEATS.acquire().await.unwrap();
-        let mut chromedriver = Process::start(Command::new(chromedriver).arg("--port=0"));
-        let said = chromedriver.says("successfully on port").await;
-        let port: String =
-            said.split("successfully on port ").nth(1).unwrap().chars().take_while(|c| c.is_ascii_digit()).collect();
+        let (chromedriver, port) = start(&chromedriver).await;
         let downloads = tempfile::tempdir().unwrap();
         let mut wanted = DesiredCapabilities::chrome();
         for flag in [

@@ -38,9 +38,14 @@ impl Process {
 
     /// Waits until it has said that, and returns all it has said.
     pub async fn says(&mut self, words: &str) -> String {
+        self.says_one_of(&[words]).await
+    }
+
+    /// Waits until it has said one of these, and returns all it has said.
+    pub async fn says_one_of(&mut self, words: &[&str]) -> String {
         eventually(&format!("the words {words:?}"), async || {
             let said = self.said();
-            if said.contains(words) { Ok(said) } else { Err(said) }
+            if words.iter().any(|words| said.contains(words)) { Ok(said) } else { Err(said) }
         })
         .await
     }
