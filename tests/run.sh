@@ -43,8 +43,6 @@ main() {
     stage 'lints' in_group cargo clippy --all-targets --locked -- -D warnings
   fi
   stage 'servers' start_servers
-  # Most tests wait most of the time, for processes that start, stop and are killed.
-  export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}
   stage 'tests' in_group cargo test --locked "$@"
 }
 
