@@ -181,14 +181,18 @@ impl Visitor {
         self.driver.execute_async(read, Vec::new()).await.unwrap().json().as_str().unwrap().to_owned()
     }
 
-    /// A file that the page offered, when it is there as a whole: its name and text.
+    /// A file that the page offered, when it is there as a whole: its name and text. An empty one only keeps its
+    /// place: the browser makes it just before it moves there what it has received.
     pub async fn receives(&self, ending: &str) -> (String, String) {
         eventually(&format!("a file *{ending}"), async || {
             let files = std::fs::read_dir(self.downloads.path()).unwrap().map(|file| file.unwrap().path());
             let mut files = files.filter(|file| file.to_string_lossy().ends_with(ending));
             let file = files.next().ok_or("none yet")?;
             let text = std::fs::read_to_string(&file).map_err(|_| "not readable yet")?;
-            Ok::<_, &str>((file.file_name().unwrap().to_string_lossy().into_owned(), text))
+            if text.is_empty() {
+                return Err("only its place");
+            }
+            Ok((file.file_name().unwrap().to_string_lossy().into_owned(), text))
         })
         .await
     }
