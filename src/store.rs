@@ -204,8 +204,8 @@ impl Store {
     fn over(backend: Backend, writers: [Writer; 2], vault: Vault, lock: Option<Arc<File>>) -> (Store, Committers) {
         let [entrance, exit] = writers;
         let enqueue = Enqueuer { writer: entrance, vault: vault.clone(), lanes: LaneMemory::default() };
-        let (enqueuer, enqueue_committer) = group(enqueue);
-        let (applier, apply_committer) = group(Applier { writer: exit, breath: Breath::default() });
+        let (enqueuer, enqueue_committer) = group(enqueue, Breath::of_callers());
+        let (applier, apply_committer) = group(Applier { writer: exit }, Breath::of_runs());
         let store = Store { backend, vault, enqueuer, applier, _lock: lock };
         (store, Committers { enqueuer: enqueue_committer, applier: apply_committer })
     }

@@ -8,10 +8,10 @@ pub mod redis;
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::{config, task::Lane};
@@ -43,6 +43,8 @@ pub struct Wake {
 struct Tray {
     lanes: Mutex<HashMap<Lane, bool>>,
     filled: Notify,
+    /// Of a taker that has nothing to do.
+    listener: Mutex<Option<oneshot::Sender<Lane>>>,
 }
 
 impl Wake {
@@ -67,6 +69,29 @@ impl Wake {
         }
     }
 
+    /// Tells this process' dispatcher, if it has nothing to do, that a task is about to be committed to a
+    /// lane. Whether it comes is told by [`Wake::send`]. Never blocks.
+    pub fn announce(&self, lane: Lane) {
+        let listener = self.inbox.as_ref().and_then(|inbox| inbox.listener().take());
+        if let Some(listener) = listener {
+            // A dispatcher that has found something to do listens no more.
+            listener.send(lane).ok();
+        }
+    }
+
+    /// The lane of the next task that is announced. For the one dispatcher of this process; where the
+    /// node does not listen it waits for ever. What is announced while it is not waited for is lost.
+    pub async fn announced(&self) -> Lane {
+        let (tell, told) = oneshot::channel();
+        if let Some(inbox) = &self.inbox {
+            *inbox.listener() = Some(tell);
+            if let Ok(lane) = told.await {
+                return lane;
+            }
+        }
+        std::future::pending().await
+    }
+
     /// What was sent since the last call, here or elsewhere, each lane once; waits for the first.
     /// For the one dispatcher of this process; where the node does not listen it waits for ever.
     /// Cancel safe: what it did not return is returned by the next call.
@@ -87,6 +112,10 @@ impl Wake {
 }
 
 impl Tray {
+    fn listener(&self) -> MutexGuard<'_, Option<oneshot::Sender<Lane>>> {
+        self.listener.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn put(&self, wake_ups: impl IntoIterator<Item = WakeUp>) {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         for WakeUp { lane, rewind } in wake_ups {
@@ -162,6 +191,19 @@ mod tests {
         let wake = Wake::open(None, true).unwrap();
         let (woken, ()) = tokio::join!(wake.next(), async { wake.send([wake_up(1, false)]) });
         assert_eq!(woken, [wake_up(1, false)]);
+    }
+
+    #[tokio::test]
+    async fn a_task_is_announced_to_a_dispatcher_that_listens_and_to_nobody_else() {
+        let wake = Wake::open(None, true).unwrap();
+        let [lost, heard] = [wake_up(1, false).lane, wake_up(2, false).lane];
+        wake.announce(lost);
+        let mut gone = Box::pin(wake.announced());
+        assert!(futures::poll!(&mut gone).is_pending());
+        drop(gone);
+        wake.announce(lost);
+        let (announced, ()) = tokio::join!(wake.announced(), async { wake.announce(heard) });
+        assert_eq!(announced, heard);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! A worker lives under a lease. When that is lost it drops what it does and starts over as a new
 //! incarnation; what it had parked is adopted by the next one.
 
+mod ahead;
 mod call;
 pub mod lanes;
 pub mod lease;
@@ -34,6 +35,7 @@ use tracing::{Instrument as _, error, info, info_span, warn};
 
 pub use self::pulse::Pulse;
 use self::{
+    ahead::Ahead,
     call::ModelClient,
     lanes::Lanes,
     lease::Keeper,
@@ -49,7 +51,7 @@ use crate::{
     consul::Services,
     faults::{self, Point},
     metrics::Metrics,
-    permits::{Permit, Permits},
+    permits::{Ask, Permit, Permits},
     spool::{
         Spool,
         gauge::{Gauge, Limits},
@@ -157,6 +159,9 @@ struct Life {
     cut: Cut,
     /// Lets work gather between the claims of a busy node.
     breath: Breath,
+    /// Runs after the last claim.
+    claimed_up_to: usize,
+    ahead: Ahead,
     /// The last claim failed: rows may be ours without our knowing.
     doubtful: bool,
     failures: i32,
@@ -257,7 +262,9 @@ impl Worker {
             runs: JoinSet::new(),
             live: Arc::default(),
             cut: cut.clone(),
-            breath: Breath::default(),
+            breath: Breath::of_runs(),
+            claimed_up_to: 0,
+            ahead: Ahead::default(),
             doubtful: false,
             failures: 0,
         };
@@ -314,11 +321,13 @@ impl Worker {
                     }
                 },
                 () = life.breath.end() => {}
+                () = life.ahead.run_out() => life.ahead.give_back(),
                 wake_ups = shared.wake.next(), if rested => {
                     for wake_up in wake_ups {
                         life.lanes.wake(wake_up);
                     }
                 }
+                lane = shared.wake.announced(), if rested && !life.ahead.any() => self.reach_ahead(life, lane).await,
                 Some(lane) = self.room.recv() => {
                     life.lanes.room(lane);
                     while let Ok(lane) = self.room.try_recv() {
@@ -347,6 +356,7 @@ impl Worker {
 
     /// Lets running calls end, then has the rest handed back.
     async fn wind_down(&mut self, life: &mut Life) {
+        life.ahead.give_back();
         let running = life.runs.len();
         if running > 0 {
             info!(running, "no more claims, waiting up to {:?} for running tasks", self.shutdown_grace);
@@ -369,7 +379,7 @@ impl Worker {
                     Err(error) => return self.claim_failed(life, &error).await,
                 }
             }
-            if !life.breath.is_over() || self.free(life) == 0 || !life.lanes.any_ready() {
+            if !life.has_breathed() || self.free(life) == 0 || !life.lanes.any_ready() {
                 self.pulse.looked();
                 return true;
             }
@@ -403,6 +413,23 @@ impl Worker {
         calls.min(runs).min(MOST_CLAIMED)
     }
 
+    /// Gets permits, and the database, ready for a task that is still being committed. Not in a lane that has
+    /// work or waits for room: what it needs is asked for with its claim.
+    async fn reach_ahead(&self, life: &mut Life, lane: Lane) {
+        let free = self.free(life).min(ahead::WANT);
+        if free == 0 || life.lanes.is_known(lane) {
+            return;
+        }
+        // What fails here will fail again, and be told, where it matters.
+        let Ok(models) = self.catalog.by_id(&[lane.model]).await else { return };
+        let asks = life.lanes.asks(&[lane], free, &models, |tenant| self.tenants.cap(tenant));
+        let (mut granted, ready) =
+            tokio::join!(self.permits.try_acquire(&asks), self.shared.store.get_ready_to_claim(life.node));
+        if let (Some(granted), Ok(())) = (granted.pop(), ready) {
+            life.ahead.keep(lane, granted);
+        }
+    }
+
     /// Capacity first, then the claim: permits for some lanes, then exactly as many tasks.
     async fn claim_round(&mut self, life: &mut Life) -> Result<(), StoreError> {
         let free = self.free(life);
@@ -420,14 +447,13 @@ impl Worker {
         let ids: HashSet<ModelId> = asked.iter().map(|lane| lane.model).collect();
         let models = self.catalog.by_id(&ids.into_iter().collect::<Vec<_>>()).await?;
         let asks = life.lanes.asks(asked, free, &models, |tenant| self.tenants.cap(tenant));
-        let granted = self.permits.try_acquire(&asks).await;
-        let mut permits: HashMap<Lane, Vec<Permit>> = HashMap::with_capacity(asks.len());
+        let mut permits = self.permits_for(life, &asks).await;
         let mut wants = Vec::with_capacity(asks.len());
-        for (ask, granted) in asks.iter().zip(granted) {
-            match u32::try_from(granted.len()) {
-                Ok(most @ 1..) => {
+        for ask in &asks {
+            match permits.get(&ask.lane).map_or(Ok(0), |granted| u32::try_from(granted.len())) {
+                Ok(granted @ 1..) => {
+                    let most = granted.min(ask.want);
                     wants.push(Want { lane: ask.lane, most, since: life.lanes.since(ask.lane), shares: ask.shares() });
-                    permits.insert(ask.lane, granted);
                 }
                 Ok(0) | Err(_) => life.lanes.wait(ask.lane),
             }
@@ -440,7 +466,7 @@ impl Worker {
         let Claim { tasks, models, lanes } = self.shared.store.claim(life.node, &wants).await?;
         self.shared.metrics.claimed(began.elapsed(), &tasks);
         faults::pass_if(!tasks.is_empty(), Point::AfterClaim);
-        life.breath.took(tasks.len());
+        let many = tasks.len();
         let mut newest: HashMap<Lane, DateTime<Utc>> = HashMap::new();
         for task in tasks {
             let lane = task.lane;
@@ -461,11 +487,22 @@ impl Worker {
         for (lane, verdict) in lanes {
             life.lanes.verdict(lane, verdict, newest.get(&lane).copied());
         }
+        life.took(many);
         // What is left in `permits` is surplus and goes back, but the calls go out first: both are work
         // for the same threads.
         tokio::task::yield_now().await;
         drop(permits);
         Ok(())
+    }
+
+    /// What is granted to each lane: what was reached for ahead, or what the gate gives now.
+    async fn permits_for(&self, life: &mut Life, asks: &[Ask]) -> HashMap<Lane, Vec<Permit>> {
+        let lanes: Vec<Lane> = asks.iter().map(|ask| ask.lane).collect();
+        let mut permits: HashMap<Lane, Vec<Permit>> = life.ahead.take(&lanes).into_iter().collect();
+        let asks: Vec<Ask> = asks.iter().filter(|ask| !permits.contains_key(&ask.lane)).copied().collect();
+        let granted = self.permits.try_acquire(&asks).await;
+        permits.extend(asks.into_iter().map(|ask| ask.lane).zip(granted));
+        permits
     }
 
     /// After a claim whose outcome is unknown: hands back what the database says is ours and we
@@ -498,6 +535,17 @@ impl Worker {
 impl Life {
     fn works_on(&self, attempt: (TaskKey, Attempt)) -> bool {
         self.live.lock().unwrap_or_else(PoisonError::into_inner).contains(&attempt)
+    }
+
+    /// Takes note of a claim. Half of all that runs is worth the next one.
+    fn took(&mut self, many: usize) {
+        self.claimed_up_to = self.runs.len();
+        self.breath.took(many, self.claimed_up_to / 2);
+    }
+
+    /// True if the next claim may be made, as far as the pause goes.
+    fn has_breathed(&mut self) -> bool {
+        self.breath.is_over(self.claimed_up_to.saturating_sub(self.runs.len()))
     }
 
     /// Takes note of how a run ended.

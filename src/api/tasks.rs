@@ -289,6 +289,7 @@ async fn enqueue(
     notes.biz(&task.biz_name);
     let lane = task.lane;
     faults::pass(Point::BeforeEnqueue);
+    api.wake.announce(lane);
     match api.store.enqueue(task).await? {
         Enqueued::Accepted => {
             faults::pass(Point::AfterEnqueue);

@@ -1,8 +1,8 @@
 //! Group commit: many callers, one transaction.
 //!
-//! A batch is whatever arrived while the last one was committing: no timer, so an idle service
-//! commits a batch of one at once and a busy one pays for few commits. Callers are answered after
-//! their commit.
+//! A batch is whatever arrived while the last one was committing, and in a short pause after a large one:
+//! an idle service commits a batch of one at once, and a busy one pays for few commits. Callers are
+//! answered after their commit.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{StoreError, within};
-use crate::{clock, metrics::CommitMeter};
+use crate::{breath::Breath, clock, metrics::CommitMeter};
 
 /// Requests that may wait for the next batches; beyond that callers wait in line, which is the
 /// database's back-pressure.
@@ -39,11 +39,6 @@ pub(super) trait Commit {
     /// Roughly how many bytes a request brings.
     fn weight(item: &Self::Item) -> usize;
 
-    /// Waits before the next batch is closed, where a little patience makes fewer commits.
-    fn breathe(&mut self) -> impl Future<Output = ()> + Send {
-        std::future::ready(())
-    }
-
     /// Writes the batch in one transaction and answers each request, in order.
     fn commit(&mut self, batch: &[Self::Item]) -> impl Future<Output = Result<Vec<Self::Answer>, StoreError>> + Send;
 }
@@ -57,6 +52,7 @@ pub(super) struct Group<C: Commit> {
 pub(super) struct Committer<C: Commit> {
     requests: mpsc::Receiver<Request<C>>,
     commit: C,
+    breath: Breath,
     meter: Option<CommitMeter>,
 }
 
@@ -65,10 +61,17 @@ struct Request<C: Commit> {
     answer: oneshot::Sender<Result<C::Answer, StoreError>>,
 }
 
+/// What goes into one transaction, and who waits for it.
+struct Batch<C: Commit> {
+    items: Vec<C::Item>,
+    answers: Vec<oneshot::Sender<Result<C::Answer, StoreError>>>,
+    bytes: usize,
+}
+
 /// Makes both ends.
-pub(super) fn group<C: Commit>(commit: C) -> (Group<C>, Committer<C>) {
+pub(super) fn group<C: Commit>(commit: C, breath: Breath) -> (Group<C>, Committer<C>) {
     let (sender, receiver) = mpsc::channel(WAITING);
-    (Group { requests: sender }, Committer { requests: receiver, commit, meter: None })
+    (Group { requests: sender }, Committer { requests: receiver, commit, breath, meter: None })
 }
 
 impl<C: Commit> Clone for Group<C> {
@@ -109,30 +112,38 @@ impl<C: Commit> Committer<C> {
     /// Commits batch after batch until `stop` is set and everything handed in before is committed.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         while let Some(first) = self.next(&stop).await {
-            // Nobody waits for it any more, and whoever did was told that it failed.
-            if first.answer.is_closed() {
+            let mut batch = Batch::default();
+            batch.add(first);
+            if batch.items.is_empty() {
                 continue;
             }
-            self.commit.breathe().await;
-            // One turn of the runtime: whoever is ready to ask comes along. Nobody is waited for, so
-            // it costs an idle service nothing, while a busy one would otherwise commit a few at a
-            // time as fast as it can, and have no time left to read requests.
-            tokio::task::yield_now().await;
-            let mut bytes = C::weight(&first.item);
-            let (mut items, mut answers) = (vec![first.item], vec![first.answer]);
-            while items.len() < MOST_REQUESTS && bytes < MOST_BYTES {
-                let Ok(request) = self.requests.try_recv() else { break };
-                if request.answer.is_closed() {
-                    continue;
-                }
-                bytes = bytes.saturating_add(C::weight(&request.item));
-                items.push(request.item);
-                answers.push(request.answer);
-            }
-            for (answer, result) in answers.into_iter().zip(self.commit_batch(&items).await) {
+            self.gather(&mut batch).await;
+            let Batch { items, answers, .. } = batch;
+            let results = self.commit_batch(&items).await;
+            // Those who are answered now may come again, and so many wait already.
+            self.breath.took(items.len(), items.len() + self.requests.len());
+            for (answer, result) in answers.into_iter().zip(results) {
                 // A caller that went away does not want its answer.
                 answer.send(result).ok();
             }
+        }
+    }
+
+    /// Adds whoever comes until the pause is over, and then whoever is there.
+    async fn gather(&mut self, batch: &mut Batch<C>) {
+        while !batch.is_full() && !self.breath.is_over(batch.items.len()) {
+            tokio::select! {
+                () = self.breath.end() => {}
+                Some(request) = self.requests.recv() => batch.add(request),
+            }
+        }
+        // One turn of the runtime: whoever is ready to ask comes along. Nobody is waited for, so it
+        // costs an idle service nothing, while a busy one would otherwise commit a few at a time as
+        // fast as it can, and have no time left to read requests.
+        tokio::task::yield_now().await;
+        while !batch.is_full() {
+            let Ok(request) = self.requests.try_recv() else { break };
+            batch.add(request);
         }
     }
 
@@ -180,6 +191,27 @@ impl<C: Commit> Committer<C> {
     }
 }
 
+impl<C: Commit> Batch<C> {
+    /// Adds a request, unless nobody waits for it any more: whoever did was told that it failed.
+    fn add(&mut self, request: Request<C>) {
+        if !request.answer.is_closed() {
+            self.bytes = self.bytes.saturating_add(C::weight(&request.item));
+            self.items.push(request.item);
+            self.answers.push(request.answer);
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.items.len() >= MOST_REQUESTS || self.bytes >= MOST_BYTES
+    }
+}
+
+impl<C: Commit> Default for Batch<C> {
+    fn default() -> Batch<C> {
+        Batch { items: Vec::new(), answers: Vec::new(), bytes: 0 }
+    }
+}
+
 fn closing() -> StoreError {
     StoreError::Unavailable("the store is closing".to_owned())
 }
@@ -208,7 +240,7 @@ mod tests {
     }
 
     async fn results(items: Vec<usize>) -> Vec<Result<usize, StoreError>> {
-        let (group, committer) = group(Sizes);
+        let (group, committer) = group(Sizes, Breath::of_callers());
         let asked = futures::future::join_all(items.into_iter().map(|item| group.ask(item)));
         let stop = CancellationToken::new();
         let stopped = async {
@@ -235,7 +267,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_nobody_waits_for_any_more_is_left_out() {
-        let (group, committer) = group(Sizes);
+        let (group, committer) = group(Sizes, Breath::of_callers());
         let mut gone = Box::pin(group.ask(1));
         assert!(futures::poll!(&mut gone).is_pending());
         drop(gone);
@@ -257,7 +289,7 @@ mod tests {
 
     #[tokio::test]
     async fn requests_before_the_stop_are_committed_and_later_ones_refused() {
-        let (group, committer) = group(Sizes);
+        let (group, committer) = group(Sizes, Breath::of_callers());
         let stop = CancellationToken::new();
         let mut before = Box::pin(group.ask(1));
         assert!(futures::poll!(&mut before).is_pending());

@@ -198,6 +198,19 @@ impl Store {
         }
     }
 
+    /// Sees to it that a claim that comes soon is a quick one. Takes no task.
+    ///
+    /// # Errors
+    /// Where the database is out of reach.
+    pub async fn get_ready_to_claim(&self, node: NodeId) -> Result<(), StoreError> {
+        match &self.backend {
+            Backend::Postgres { claims, .. } => {
+                within(async { claims.lock().await.get_ready(&self.vault, node).await }).await
+            }
+            Backend::Sqlite { .. } => Ok(()),
+        }
+    }
+
     /// Applies one transition and counts its call. Batched. A transition that was applied already,
     /// because its writer did not hear of the commit and came again, is `Done`, and its call is
     /// not counted again.

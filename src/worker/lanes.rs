@@ -148,6 +148,11 @@ impl Lanes {
         taken
     }
 
+    /// True of a lane that is ready, asked or waiting.
+    pub fn is_known(&self, lane: Lane) -> bool {
+        self.known.contains_key(&lane)
+    }
+
     /// The lane's cursor.
     pub fn since(&self, lane: Lane) -> Option<DateTime<Utc>> {
         self.known.get(&lane).and_then(|known| known.since)

@@ -14,10 +14,17 @@ use model_asynch::{
     permits::{Ask, Permit, Permits},
     task::{Lane, ModelId, TenantId},
 };
+use serde_json::json;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{eventually::until, redis::RedisServer};
+use crate::support::{
+    app::TestApp,
+    backend::{Kind, TestDb, on},
+    eventually::until,
+    model::{FakeModel, Reply},
+    redis::RedisServer,
+};
 
 /// Short enough to watch permits expire, long enough for a slow machine to renew them.
 const TTL: Duration = Duration::from_secs(2);
@@ -342,6 +349,35 @@ async fn thousands_of_permits_are_renewed_and_given_back_in_batches() {
     until("all are renewed", async || members(&server, LANE_KEY).await == 3000).await;
     drop(held);
     until("all are back", async || members(&server, LANE_KEY).await == 0).await;
+}
+
+/// Scripts run so far: asks and renewals.
+async fn scripts(server: &RedisServer) -> u64 {
+    let stats: String = server.command(&["INFO", "commandstats"]).await;
+    let calls = stats.split_once("cmdstat_evalsha:calls=").map_or("0", |(_, rest)| rest);
+    calls.split(',').next().unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn permits_are_asked_for_before_a_task_is_there_and_go_back_when_it_is_refused() {
+    on(Kind::Postgres, async |db: &TestDb| {
+        let Some(server) = RedisServer::start().await else { return };
+        let app = TestApp::with(db, &[("redis.url", &server.url())]).await;
+        let later = || Reply::Status(503, vec![("retry-after", "600".into())], "later".into());
+        let model = FakeModel::start(move |_, _| later()).await;
+        app.api.create_model("m", &model.url, &json!({ "queueLimit": 1, "retryTimes": 3 })).await;
+        let task = app.api.create_task("m", &json!({})).await;
+        until("it rests", async || app.api.task(&task).await["retryCount"] == 1).await;
+        let nothing_held = async || server.command::<Vec<String>>(&["KEYS", "*sem:*"]).await.is_empty();
+        until("its permits are back", nothing_held).await;
+        let before = scripts(&server).await;
+        app.api.post("/task/createTask", &json!({ "modelName": "m" })).await.refused(429, 63, "queue_full");
+        until("permits were asked for", async || scripts(&server).await > before).await;
+        until("and are back", nothing_held).await;
+        assert_eq!(model.calls().len(), 1);
+        app.stop().await;
+    })
+    .await;
 }
 
 #[test]

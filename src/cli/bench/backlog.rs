@@ -1,7 +1,10 @@
 //! `backlog`: whether a full queue makes anything slower. So many rows in so many lanes; with more
-//! than one, the first holds 90 % of them and is full: its calls never end. Measured are createTask
-//! (beside each number of rows in turn), one claim, and the drain of what the others hold; then, with `--hold`, all at once while an old
+//! than one, the first holds 90 % of them and is full: its calls never end. Measured are createTask, one
+//! claim, and the drain of what the others hold; then, with `--hold`, all at once while an old
 //! transaction keeps dead rows from being cleaned up.
+//!
+//! Whatever has a rate is measured beside each number of rows in turn, a little at a time: the speed of a
+//! machine changes from one second to the next by more than a backlog costs.
 
 use std::time::Duration;
 
@@ -40,10 +43,13 @@ const LANES: [u64; 3] = [1, 100, 10_000];
 
 /// Tasks that are drained: as many for every backlog worth the name, so that only the backlog
 /// differs.
-const DRAINED: u64 = 20_000;
+const DRAINED: u64 = 16_000;
 
 /// Turns that createTask takes beside each number of rows.
 const TURNS: u32 = 8;
+
+/// Turns that the drain takes, an even number: every other one goes in the opposite order.
+const DRAINS: u64 = 2;
 
 /// Calls that a lane may have running where there are several.
 const LIMIT: i64 = 8;
@@ -133,26 +139,41 @@ async fn measure_beside<'a>(
     for Backlog { stage, .. } in &mut *backlogs {
         stage.stop().await?;
     }
-    let mut measured = Vec::with_capacity(backlogs.len());
-    for (Backlog { at, model, stage }, created) in backlogs.iter_mut().zip(created) {
-        tell(&format!("backlog, round {round}: claim and drain beside {} rows", at.rows));
+    let mut claimed = Vec::with_capacity(backlogs.len());
+    for Backlog { at, model, stage } in &*backlogs {
+        tell(&format!("backlog, round {round}: claims beside {} rows", at.rows));
         let claims = claims(stage, *model, lanes).await?;
         let summary = claims.summary();
-        let claimed = Sample::plain(summary.p50, claims.len()).with_latency(summary);
-        stage.restart(bed.setup(true)).await?;
-        let drained = drain(stage, lanes, drained(at.rows)).await?;
-        // Calls that are held would keep the service from stopping.
-        bed.gate("/hold/open").await?;
-        stage.stop().await?;
-        bed.gate("/hold/closed").await?;
-        measured
-            .push((*at, vec![("createTask", "/s", created), ("one claim", "ms", claimed), ("drain", "/s", drained)]));
+        claimed.push(Sample::plain(summary.p50, claims.len()).with_latency(summary));
     }
-    Ok(measured)
+    tell(&format!("backlog, round {round}: the drain beside each in turn"));
+    let drained = drain_in_turns(bed, backlogs).await?;
+    let samples = created.into_iter().zip(claimed).zip(drained).map(|((created, claimed), drained)| {
+        vec![("createTask", "/s", created), ("one claim", "ms", claimed), ("drain", "/s", drained)]
+    });
+    Ok(backlogs.iter().map(|backlog| backlog.at).zip(samples).collect())
 }
 
-/// createTask of a newcomer beside each backlog, a little at a time: the speed of a machine changes
-/// from one second to the next by more than a backlog costs.
+/// The drain beside each backlog.
+async fn drain_in_turns(bed: &Bed, backlogs: &mut [Backlog<'_>]) -> anyhow::Result<Vec<Sample>> {
+    let mut sums: Vec<Option<(u64, Used)>> = backlogs.iter().map(|_| None).collect();
+    for _ in 0..DRAINS {
+        for (Backlog { at, stage, .. }, sum) in backlogs.iter_mut().zip(&mut sums) {
+            stage.restart(bed.setup(true)).await?;
+            let (tasks, used) = drain(stage, at.lanes, drained(at.rows) / DRAINS).await?;
+            // Calls that are held would keep the service from stopping.
+            bed.gate("/hold/open").await?;
+            stage.stop().await?;
+            bed.gate("/hold/closed").await?;
+            *sum = Some(sum.take().map_or((tasks, used), |(before, all)| (before + tasks, all.and(&used))));
+        }
+        backlogs.reverse();
+        sums.reverse();
+    }
+    Ok(sums.into_iter().flatten().map(|(tasks, used)| Sample::rate(tasks, &used)).collect())
+}
+
+/// createTask of a newcomer beside each backlog.
 async fn create_in_turns(bed: &Bed, backlogs: &[Backlog<'_>]) -> anyhow::Result<Vec<Sample>> {
     let mut sums: Vec<Option<(u64, Used, Latencies)>> = backlogs.iter().map(|_| None).collect();
     for _ in 0..TURNS {
@@ -191,7 +212,7 @@ async fn fill(bed: &Bed, stage: &Stage<'_>, rows: u64, lanes: u64) -> anyhow::Re
     let id = stage.api.create_model(&model).await?;
     let database = stage.database.as_ref().context("a backlog needs a database of its own")?;
     let full = if lanes == 1 { 0 } else { i64::try_from(rows * 9 / 10)? };
-    let others = (i64::try_from(rows)? - full).max(i64::try_from(drained(rows) * 5 / 4)?);
+    let others = (i64::try_from(rows)? - full).max(i64::try_from(2 * drained(rows))?);
     let others_are = i64::try_from(lanes.saturating_sub(1).max(1))?;
     let fill =
         Fill { model: id, model_name: MODEL, rows: full, first_tenant: 1, tenants: 1, payload: HELD, first_row: 0 };
@@ -236,13 +257,13 @@ fn drained(rows: u64) -> u64 {
     DRAINED.min(2 * rows)
 }
 
-/// Tasks a second, once it runs: the first tenth, when the service has just started, is not counted.
-async fn drain(stage: &Stage<'_>, lanes: u64, tasks: u64) -> anyhow::Result<Sample> {
-    let from = wait_until(stage, lanes, tasks / 10).await?;
+/// Tasks that were done, and in what time: the first fifth, when the service has just started, is not counted.
+async fn drain(stage: &Stage<'_>, lanes: u64, tasks: u64) -> anyhow::Result<(u64, Used)> {
+    let done = wait_until(stage, lanes, 0).await?;
+    let from = wait_until(stage, lanes, done + tasks / 5).await?;
     let before = stage.reading().await;
-    let to = wait_until(stage, lanes, tasks.max(from + 1)).await?;
-    let used = stage.reading().await.since(&before);
-    Ok(Sample::rate(to - from, &used))
+    let to = wait_until(stage, lanes, (done + tasks).max(from + 1)).await?;
+    Ok((to - from, stage.reading().await.since(&before)))
 }
 
 /// Waits until at least so many tasks are done; returns how many are.

@@ -170,6 +170,15 @@ impl Claims {
         claim
     }
 
+    /// Claims from no lane at all, so that the next claim finds its connection there, its statement
+    /// planned, and the server's process awake.
+    pub(in crate::store) async fn get_ready(&mut self, vault: &Vault, node: NodeId) -> Result<(), StoreError> {
+        let mut connection = self.line.take().await?;
+        let claim = claim_at_sight(&mut connection, &mut self.memory, vault, node, Vec::new()).await;
+        self.line.keep(connection, &claim).await;
+        claim.map(drop)
+    }
+
     /// Says goodbye to the server.
     pub(in crate::store) async fn close(&mut self) {
         self.line.close().await;

@@ -24,8 +24,11 @@ pub(in crate::store) struct Line {
 
 impl Line {
     /// Connects when it is first used, and again after each loss.
+    ///
+    /// The few statements that are made there, again and again, are planned once. The server by itself would
+    /// plan some of them each time, as an array of known length looks cheaper than one of any.
     pub(in crate::store) fn new(options: PgConnectOptions) -> Line {
-        Line { options, connection: None }
+        Line { options: options.options([("plan_cache_mode", "force_generic_plan")]), connection: None }
     }
 
     /// The connection, for one piece of work. It is lost unless it is put back with [`Line::keep`], also

@@ -4,7 +4,6 @@ use sqlx::SqlitePool;
 
 use super::{Enqueued, admission::LaneMemory, tally::Outcome};
 use crate::{
-    breath::Breath,
     secrets::Vault,
     store::{Backend, StoreError, group::Commit, postgres, sqlite},
     task::{
@@ -32,7 +31,6 @@ pub(in crate::store) enum Writer {
 /// Applies transitions.
 pub(in crate::store) struct Applier {
     pub(in crate::store) writer: Writer,
-    pub(in crate::store) breath: Breath,
 }
 
 impl Commit for Enqueuer {
@@ -66,24 +64,16 @@ impl Commit for Applier {
         ROW_BYTES + transition.row().error_msg.map_or(0, str::len)
     }
 
-    async fn breathe(&mut self) {
-        if !self.breath.is_over() {
-            self.breath.end().await;
-        }
-    }
-
     async fn commit(&mut self, batch: &[Transition]) -> Result<Vec<Applied>, StoreError> {
-        let outcomes = match &mut self.writer {
+        Ok(applied(match &mut self.writer {
             Writer::Postgres(line) => {
                 let mut connection = line.take().await?;
                 let outcomes = postgres::apply(&mut connection, batch).await;
                 line.keep(connection, &outcomes).await;
-                outcomes
+                outcomes?
             }
-            Writer::Sqlite(writer) => sqlite::apply(writer, batch).await,
-        };
-        self.breath.took(batch.len());
-        Ok(applied(outcomes?))
+            Writer::Sqlite(writer) => sqlite::apply(writer, batch).await?,
+        }))
     }
 }
 
