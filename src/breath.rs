@@ -14,7 +14,7 @@ const BUSY: usize = 16;
 pub(crate) struct Breath {
     /// From the end of a batch to the next one, at most.
     pause: Duration,
-    /// So many are never waited for.
+    /// Upper bound of `enough`.
     most: usize,
     until: Option<Instant>,
     /// So many end the pause.
@@ -22,7 +22,8 @@ pub(crate) struct Breath {
 }
 
 impl Breath {
-    /// Between batches that somebody waits for who will then come again at once.
+    /// Between batches that somebody waits for who will then come again at once. The runtime counts whole
+    /// milliseconds, so it may be two.
     pub(crate) fn of_callers() -> Breath {
         Breath::new(Duration::from_millis(1), 64)
     }
@@ -44,10 +45,7 @@ impl Breath {
 
     /// True if the next batch may be made of what has come so far.
     pub(crate) fn is_over(&mut self, come: usize) -> bool {
-        if come >= self.enough {
-            return true;
-        }
-        self.until = self.until.filter(|until| *until > clock::tick());
+        self.until = self.until.filter(|until| come < self.enough && *until > clock::tick());
         self.until.is_none()
     }
 
@@ -78,13 +76,15 @@ mod tests {
         assert!(breath.is_over(0));
     }
 
-    #[test]
-    fn the_pause_ends_when_all_have_come_who_were_expected() {
+    #[tokio::test]
+    async fn the_pause_ends_when_all_have_come_who_were_expected() {
         let mut breath = Breath::new(LONG, 100);
         breath.took(BUSY, 40);
         assert!(!breath.is_over(39) && breath.is_over(40));
         breath.took(BUSY, 1000);
         assert!(!breath.is_over(99) && breath.is_over(100));
+        // Or whoever waits for its end would look again and again.
+        assert!(futures::poll!(std::pin::pin!(breath.end())).is_pending() && breath.is_over(0));
     }
 
     #[tokio::test]

@@ -2,8 +2,8 @@
 //!
 //! A closed set of two backends behind one set of verbs; no caller sees SQL, rows or drivers.
 //! Enqueue and apply go through group committers: the next batch is whatever arrived while the
-//! last one was committing, so an idle service commits at once and a busy one many at a time.
-//! Callers are answered after their commit.
+//! last one was committing, and in a short pause after a large one, so an idle service commits at once
+//! and a busy one many at a time. Callers are answered after their commit.
 //!
 //! Statements that both dialects read alike are written once, next to their verb, and run through
 //! `on_each!`; what must be worded differently is in `postgres` and `sqlite`, under the same names.

@@ -159,8 +159,7 @@ struct Life {
     cut: Cut,
     /// Lets work gather between the claims of a busy node.
     breath: Breath,
-    /// Runs after the last claim.
-    claimed_up_to: usize,
+    running_after_claim: usize,
     ahead: Ahead,
     /// The last claim failed: rows may be ours without our knowing.
     doubtful: bool,
@@ -263,7 +262,7 @@ impl Worker {
             live: Arc::default(),
             cut: cut.clone(),
             breath: Breath::of_runs(),
-            claimed_up_to: 0,
+            running_after_claim: 0,
             ahead: Ahead::default(),
             doubtful: false,
             failures: 0,
@@ -310,6 +309,7 @@ impl Worker {
         let mut next_poll = Instant::now() + clock::jittered(self.poll_interval);
         loop {
             let rested = self.claim_all(life).await;
+            let is_idle = rested && life.is_idle();
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(salvaged) = salvaged.recv() => match salvaged {
@@ -321,13 +321,17 @@ impl Worker {
                     }
                 },
                 () = life.breath.end() => {}
-                () = life.ahead.run_out() => life.ahead.give_back(),
+                () = life.ahead.run_out() => {
+                    if let Some(lane) = life.ahead.give_up() {
+                        life.lanes.room(lane);
+                    }
+                }
                 wake_ups = shared.wake.next(), if rested => {
                     for wake_up in wake_ups {
                         life.lanes.wake(wake_up);
                     }
                 }
-                lane = shared.wake.announced(), if rested && !life.ahead.any() => self.reach_ahead(life, lane).await,
+                lane = shared.wake.announced(), if is_idle => self.reach_ahead(life, lane).await,
                 Some(lane) = self.room.recv() => {
                     life.lanes.room(lane);
                     while let Ok(lane) = self.room.try_recv() {
@@ -356,7 +360,7 @@ impl Worker {
 
     /// Lets running calls end, then has the rest handed back.
     async fn wind_down(&mut self, life: &mut Life) {
-        life.ahead.give_back();
+        life.ahead.give_up();
         let running = life.runs.len();
         if running > 0 {
             info!(running, "no more claims, waiting up to {:?} for running tasks", self.shutdown_grace);
@@ -414,18 +418,26 @@ impl Worker {
     }
 
     /// Gets permits, and the database, ready for a task that is still being committed. Not in a lane that has
-    /// work or waits for room: what it needs is asked for with its claim.
+    /// work or waits for room: what it needs is asked for with its claim. Nor where others would find the
+    /// limit reached that they share with it.
     async fn reach_ahead(&self, life: &mut Life, lane: Lane) {
         let free = self.free(life).min(ahead::WANT);
-        if free == 0 || life.lanes.is_known(lane) {
+        if free == 0 || life.lanes.is_known(lane) || !life.ahead.is_promising(lane) {
             return;
         }
-        // What fails here will fail again, and be told, where it matters.
-        let Ok(models) = self.catalog.by_id(&[lane.model]).await else { return };
-        let asks = life.lanes.asks(&[lane], free, &models, |tenant| self.tenants.cap(tenant));
-        let (mut granted, ready) =
-            tokio::join!(self.permits.try_acquire(&asks), self.shared.store.get_ready_to_claim(life.node));
-        if let (Some(granted), Ok(())) = (granted.pop(), ready) {
+        let reach = async {
+            let models = self.catalog.by_id(&[lane.model]).await.ok()?;
+            let ask = life.lanes.asks(&[lane], free, &models, |tenant| self.tenants.cap(tenant)).pop()?;
+            if ask.shares() {
+                return None;
+            }
+            let asks = [ask];
+            let (mut granted, ready) =
+                tokio::join!(self.permits.try_acquire(&asks), self.shared.store.get_ready_to_claim(life.node));
+            ready.ok().and(granted.pop())
+        };
+        // What fails here, or takes long, will do so again where it matters, and be told.
+        if let Ok(Some(granted)) = tokio::time::timeout(ahead::PATIENCE, reach).await {
             life.ahead.keep(lane, granted);
         }
     }
@@ -537,15 +549,20 @@ impl Life {
         self.live.lock().unwrap_or_else(PoisonError::into_inner).contains(&attempt)
     }
 
-    /// Takes note of a claim. Half of all that runs is worth the next one.
+    /// Takes note of a claim. The next one waits until half of all that runs has ended, or the pause is over.
     fn took(&mut self, many: usize) {
-        self.claimed_up_to = self.runs.len();
-        self.breath.took(many, self.claimed_up_to / 2);
+        self.running_after_claim = self.runs.len();
+        self.breath.took(many, self.running_after_claim / 2);
     }
 
     /// True if the next claim may be made, as far as the pause goes.
     fn has_breathed(&mut self) -> bool {
-        self.breath.is_over(self.claimed_up_to.saturating_sub(self.runs.len()))
+        self.breath.is_over(self.running_after_claim.saturating_sub(self.runs.len()))
+    }
+
+    /// True if there is nothing to claim, and nothing that a claim waits for.
+    fn is_idle(&mut self) -> bool {
+        !self.ahead.any() && !self.lanes.any_ready() && self.has_breathed()
     }
 
     /// Takes note of how a run ended.

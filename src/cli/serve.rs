@@ -1,5 +1,7 @@
 //! `serve`: run the service until a signal, or until a part of it fails.
 
+use std::future::pending;
+
 use anyhow::{Context, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
@@ -7,13 +9,18 @@ use tracing::{error, info, warn};
 use crate::{app::App, config::Config, logging};
 
 pub(super) async fn run(config: Config) -> anyhow::Result<()> {
+    run_until(config, pending()).await
+}
+
+/// The same, also until `over`.
+pub(super) async fn run_until(config: Config, over: impl Future<Output = ()>) -> anyhow::Result<()> {
     logging::init(&config.log)?;
     for warning in config.warnings() {
         warn!("{warning}");
     }
     let mut signals = Signals::new().context("cannot listen for signals")?;
     let mut app = tokio::select! {
-        app = App::start(config) => app?,
+        app = Box::pin(App::start(config)) => app?,
         name = signals.next() => {
             info!(signal = name, "stopped before it was up");
             return Ok(());
@@ -27,6 +34,10 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
         }
         name = signals.next() => {
             info!(signal = name, "stopping; a second signal ends at once");
+            None
+        }
+        () = over => {
+            info!("stopping, as whoever started it is done");
             None
         }
     };

@@ -120,7 +120,7 @@ impl<C: Commit> Committer<C> {
             self.gather(&mut batch).await;
             let Batch { items, answers, .. } = batch;
             let results = self.commit_batch(&items).await;
-            // Those who are answered now may come again, and so many wait already.
+            // As many again may come as are answered now, beside those who wait already.
             self.breath.took(items.len(), items.len() + self.requests.len());
             for (answer, result) in answers.into_iter().zip(results) {
                 // A caller that went away does not want its answer.
@@ -133,8 +133,9 @@ impl<C: Commit> Committer<C> {
     async fn gather(&mut self, batch: &mut Batch<C>) {
         while !batch.is_full() && !self.breath.is_over(batch.items.len()) {
             tokio::select! {
-                () = self.breath.end() => {}
+                biased;
                 Some(request) = self.requests.recv() => batch.add(request),
+                () = self.breath.end() => {}
             }
         }
         // One turn of the runtime: whoever is ready to ask comes along. Nobody is waited for, so it

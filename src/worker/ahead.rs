@@ -11,13 +11,22 @@ use crate::{clock, permits::Permit, task::Lane};
 /// that gets all it asked for has to be followed by another.
 pub(super) const WANT: usize = 2;
 
+/// How long getting them may take.
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+
 /// How long they are kept for a task that does not come: it was refused, or the database is slow.
 const KEEP: Duration = Duration::from_millis(50);
+
+/// How long nothing is asked for a lane whose task did not come. Somebody who is refused again and again
+/// would keep its permits from other nodes.
+const REST: Duration = Duration::from_secs(1);
 
 /// Permits of the lane that a task is about to come to.
 #[derive(Default)]
 pub(super) struct Ahead {
     held: Option<Held>,
+    /// The lane whose task did not come, and until when that counts.
+    in_vain: Option<(Lane, Instant)>,
 }
 
 struct Held {
@@ -27,7 +36,12 @@ struct Held {
 }
 
 impl Ahead {
-    /// Keeps permits for the lane's next claim, in place of those kept before.
+    /// False of a lane whose task did not come a moment ago.
+    pub(super) fn is_promising(&self, lane: Lane) -> bool {
+        self.in_vain.is_none_or(|(other, until)| other != lane || until <= clock::tick())
+    }
+
+    /// Keeps permits for the lane's next claim.
     pub(super) fn keep(&mut self, lane: Lane, permits: Vec<Permit>) {
         let until = clock::tick() + KEEP;
         self.held = (!permits.is_empty()).then_some(Held { lane, permits, until });
@@ -38,15 +52,17 @@ impl Ahead {
         self.held.is_some()
     }
 
-    /// Those of a lane among `asked`, for a claim. Others are kept.
+    /// Those of a lane among `asked`, for a claim. Others go back.
     pub(super) fn take(&mut self, asked: &[Lane]) -> Option<(Lane, Vec<Permit>)> {
-        let held = self.held.take_if(|held| asked.contains(&held.lane))?;
-        Some((held.lane, held.permits))
+        let held = self.held.take()?;
+        asked.contains(&held.lane).then_some((held.lane, held.permits))
     }
 
-    /// Gives them back.
-    pub(super) fn give_back(&mut self) {
-        self.held = None;
+    /// Gives them back, as no task came; says which lane has room.
+    pub(super) fn give_up(&mut self) -> Option<Lane> {
+        let lane = self.held.take()?.lane;
+        self.in_vain = Some((lane, clock::tick() + REST));
+        Some(lane)
     }
 
     /// Waits until they have been kept for long enough; for ever where there are none.
@@ -79,10 +95,11 @@ mod tests {
     #[tokio::test]
     async fn they_are_for_their_lane_only() {
         let gate = Permits::open(None).unwrap();
-        let mut ahead = ahead(&gate).await;
-        assert!(ahead.take(&[ELSEWHERE]).is_none() && ahead.any());
-        let (lane, permits) = ahead.take(&[ELSEWHERE, HERE]).unwrap();
-        assert_eq!((lane, permits.len(), ahead.any()), (HERE, 2, false));
+        let (lane, permits) = ahead(&gate).await.take(&[ELSEWHERE, HERE]).unwrap();
+        assert_eq!((lane, permits.len(), gate.held()), (HERE, 2, 2));
+        drop(permits);
+        assert!(ahead(&gate).await.take(&[ELSEWHERE]).is_none());
+        assert_eq!(gate.held(), 0);
     }
 
     #[tokio::test]
@@ -91,8 +108,8 @@ mod tests {
         let mut ahead = ahead(&gate).await;
         assert_eq!(gate.held(), 2);
         ahead.run_out().await;
-        ahead.give_back();
-        assert_eq!(gate.held(), 0);
+        assert_eq!((ahead.give_up(), gate.held()), (Some(HERE), 0));
+        assert!(ahead.is_promising(ELSEWHERE) && !ahead.is_promising(HERE));
     }
 
     #[tokio::test]

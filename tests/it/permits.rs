@@ -371,8 +371,11 @@ async fn permits_are_asked_for_before_a_task_is_there_and_go_back_when_it_is_ref
         let nothing_held = async || server.command::<Vec<String>>(&["KEYS", "*sem:*"]).await.is_empty();
         until("its permits are back", nothing_held).await;
         let before = scripts(&server).await;
-        app.api.post("/task/createTask", &json!({ "modelName": "m" })).await.refused(429, 63, "queue_full");
-        until("permits were asked for", async || scripts(&server).await > before).await;
+        until("permits were asked for", async || {
+            app.api.post("/task/createTask", &json!({ "modelName": "m" })).await.refused(429, 63, "queue_full");
+            scripts(&server).await > before
+        })
+        .await;
         until("and are back", nothing_held).await;
         assert_eq!(model.calls().len(), 1);
         app.stop().await;

@@ -12,13 +12,10 @@ use tokio::{
 use super::model::NoopModel;
 use crate::{cli::serve, config::load};
 
-/// Runs the service with that file and nothing from the environment.
+/// Runs the service with that file and nothing from the environment; ends it in order.
 pub(super) async fn service(config: &Path) -> anyhow::Result<()> {
     let config = load::load(Some(config), std::iter::empty())?;
-    tokio::select! {
-        ended = serve::run(config) => ended,
-        () = left_alone() => Ok(()),
-    }
+    serve::run_until(config, left_alone()).await
 }
 
 /// Runs the no-op model, and says where.
