@@ -294,7 +294,9 @@ async fn open_postgres(url: &str, max_connections: u32) -> Result<(Backend, [Wri
         // The server gives a statement up before we do, so that what we gave up is not carried out later.
         .options([("idle_in_transaction_session_timeout", "10000"), ("statement_timeout", "25000")])
         // Limits are exact because a count sees what was committed before its lock was granted.
-        .options([("default_transaction_isolation", "read committed")]);
+        .options([("default_transaction_isolation", "read committed")])
+        // Whatever the planner thinks that they cost, statements are done before they would be compiled.
+        .options([("jit", "off")]);
     let pool = |connections| {
         PgPoolOptions::new()
             .max_connections(connections)
@@ -304,7 +306,8 @@ async fn open_postgres(url: &str, max_connections: u32) -> Result<(Backend, [Wri
     };
     let lease = pool(2).connect_lazy_with(options.clone());
     let line = || postgres::Line::new(options.clone());
-    let (claims, writers) = (line(), [line(), line()].map(|line| Writer::Postgres(Box::new(line))));
+    let writers = [line(), line()].map(|line| Writer::Postgres(Box::new(line)));
+    let claims = postgres::Line::planning_once(options.clone());
     let pool = pool(max_connections).connect_with(options).await?;
     let claims = Arc::new(tokio::sync::Mutex::new(postgres::Claims::new(claims)));
     Ok((Backend::Postgres { pool, lease, claims }, writers))

@@ -24,20 +24,15 @@ pub(in crate::store) struct Line {
 
 impl Line {
     /// Connects when it is first used, and again after each loss.
-    ///
-    /// The few statements that are made there, again and again, are planned once. The server by itself would
-    /// plan some of them each time, as an array of known length looks cheaper than one of any. A plan that
-    /// lasts must not come from a moment when the tables were so small that reading all of them was best, so
-    /// each goes by an index. What that says of costs means nothing, and is no reason to compile anything.
     pub(in crate::store) fn new(options: PgConnectOptions) -> Line {
-        let planned_once = [
-            ("plan_cache_mode", "force_generic_plan"),
-            ("enable_seqscan", "off"),
-            ("enable_hashjoin", "off"),
-            ("enable_mergejoin", "off"),
-            ("jit", "off"),
-        ];
-        Line { options: options.options(planned_once), connection: None }
+        Line { options, connection: None }
+    }
+
+    /// One whose statements are planned once. The server by itself plans some of them each time, as an array
+    /// of known length looks cheaper to it than one of any. A plan that lasts should not come from a moment
+    /// when reading all of a table was best, so each goes by an index.
+    pub(in crate::store) fn planning_once(options: PgConnectOptions) -> Line {
+        Line::new(options.options([("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off")]))
     }
 
     /// The connection, for one piece of work. It is lost unless it is put back with [`Line::keep`], also
