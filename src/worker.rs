@@ -51,7 +51,7 @@ use crate::{
     consul::Services,
     faults::{self, Point},
     metrics::Metrics,
-    permits::{Ask, Permit, Permits},
+    permits::Permits,
     spool::{
         Spool,
         gauge::{Gauge, Limits},
@@ -417,31 +417,6 @@ impl Worker {
         calls.min(runs).min(MOST_CLAIMED)
     }
 
-    /// Gets permits, and the database, ready for a task that is still being committed. Not in a lane that has
-    /// work or waits for room: what it needs is asked for with its claim. Nor where others would find the
-    /// limit reached that they share with it.
-    async fn reach_ahead(&self, life: &mut Life, lane: Lane) {
-        let free = self.free(life).min(ahead::WANT);
-        if free == 0 || life.lanes.is_known(lane) || !life.ahead.is_promising(lane) {
-            return;
-        }
-        let reach = async {
-            let models = self.catalog.by_id(&[lane.model]).await.ok()?;
-            let ask = life.lanes.asks(&[lane], free, &models, |tenant| self.tenants.cap(tenant)).pop()?;
-            if ask.shares() {
-                return None;
-            }
-            let asks = [ask];
-            let (mut granted, ready) =
-                tokio::join!(self.permits.try_acquire(&asks), self.shared.store.get_ready_to_claim(life.node));
-            ready.ok().and(granted.pop())
-        };
-        // What fails here, or takes long, will do so again where it matters, and be told.
-        if let Ok(Some(granted)) = tokio::time::timeout(ahead::PATIENCE, reach).await {
-            life.ahead.keep(lane, granted);
-        }
-    }
-
     /// Capacity first, then the claim: permits for some lanes, then exactly as many tasks.
     async fn claim_round(&mut self, life: &mut Life) -> Result<(), StoreError> {
         let free = self.free(life);
@@ -462,12 +437,12 @@ impl Worker {
         let mut permits = self.permits_for(life, &asks).await;
         let mut wants = Vec::with_capacity(asks.len());
         for ask in &asks {
-            match permits.get(&ask.lane).map_or(Ok(0), |granted| u32::try_from(granted.len())) {
-                Ok(granted @ 1..) => {
-                    let most = granted.min(ask.want);
+            let granted = permits.get(&ask.lane).map_or(0, Vec::len);
+            match ask.want.min(u32::try_from(granted).unwrap_or(u32::MAX)) {
+                0 => life.lanes.wait(ask.lane),
+                most => {
                     wants.push(Want { lane: ask.lane, most, since: life.lanes.since(ask.lane), shares: ask.shares() });
                 }
-                Ok(0) | Err(_) => life.lanes.wait(ask.lane),
             }
         }
         if wants.is_empty() {
@@ -505,16 +480,6 @@ impl Worker {
         tokio::task::yield_now().await;
         drop(permits);
         Ok(())
-    }
-
-    /// What is granted to each lane: what was reached for ahead, or what the gate gives now.
-    async fn permits_for(&self, life: &mut Life, asks: &[Ask]) -> HashMap<Lane, Vec<Permit>> {
-        let lanes: Vec<Lane> = asks.iter().map(|ask| ask.lane).collect();
-        let mut permits: HashMap<Lane, Vec<Permit>> = life.ahead.take(&lanes).into_iter().collect();
-        let asks: Vec<Ask> = asks.iter().filter(|ask| !permits.contains_key(&ask.lane)).copied().collect();
-        let granted = self.permits.try_acquire(&asks).await;
-        permits.extend(asks.into_iter().map(|ask| ask.lane).zip(granted));
-        permits
     }
 
     /// After a claim whose outcome is unknown: hands back what the database says is ours and we

@@ -1,18 +1,26 @@
 //! Permits asked for ahead: while a task is being committed, a dispatcher that has nothing else to do gets
 //! what its claim will need, so that commit and permit are not waited for one after the other.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
-use tokio::time::sleep_until;
+use tokio::time::{sleep_until, timeout};
 
-use crate::{clock, permits::Permit, task::Lane};
+use super::{Life, Worker};
+use crate::{
+    clock,
+    permits::{Ask, Permit},
+    task::Lane,
+};
 
 /// Permits wanted for one task. The second one shows that no other task waits, and is given back: a claim
 /// that gets all it asked for has to be followed by another.
-pub(super) const WANT: usize = 2;
+const WANT: usize = 2;
 
 /// How long getting them may take.
-pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long they are kept for a task that does not come: it was refused, or the database is slow.
 const KEEP: Duration = Duration::from_millis(50);
@@ -35,14 +43,51 @@ struct Held {
     until: Instant,
 }
 
+impl Worker {
+    /// Gets permits, and the database, ready for a task that is still being committed. Not in a lane that has
+    /// work or waits for room: what it needs is asked for with its claim. Nor where others would find the
+    /// limit reached that they share with it.
+    pub(super) async fn reach_ahead(&self, life: &mut Life, lane: Lane) {
+        let free = self.free(life).min(WANT);
+        if free == 0 || life.lanes.is_known(lane) || !life.ahead.is_promising(lane) {
+            return;
+        }
+        let reach = async {
+            let models = self.catalog.by_id(&[lane.model]).await.ok()?;
+            let ask = life.lanes.asks(&[lane], free, &models, |tenant| self.tenants.cap(tenant)).pop()?;
+            if ask.shares() {
+                return None;
+            }
+            let asks = [ask];
+            let (mut granted, ready) =
+                tokio::join!(self.permits.try_acquire(&asks), self.shared.store.get_ready_to_claim(life.node));
+            ready.ok().and(granted.pop())
+        };
+        // What fails here, or takes long, will do so again where it matters, and be told.
+        if let Ok(Some(granted)) = timeout(PATIENCE, reach).await {
+            life.ahead.keep(lane, granted);
+        }
+    }
+
+    /// What is granted to each lane: what was reached for ahead, or what the gate gives now.
+    pub(super) async fn permits_for(&self, life: &mut Life, asks: &[Ask]) -> HashMap<Lane, Vec<Permit>> {
+        let lanes: Vec<Lane> = asks.iter().map(|ask| ask.lane).collect();
+        let mut permits: HashMap<Lane, Vec<Permit>> = life.ahead.take(&lanes).into_iter().collect();
+        let asks: Vec<Ask> = asks.iter().filter(|ask| !permits.contains_key(&ask.lane)).copied().collect();
+        let granted = self.permits.try_acquire(&asks).await;
+        permits.extend(asks.into_iter().map(|ask| ask.lane).zip(granted));
+        permits
+    }
+}
+
 impl Ahead {
     /// False of a lane whose task did not come a moment ago.
-    pub(super) fn is_promising(&self, lane: Lane) -> bool {
+    fn is_promising(&self, lane: Lane) -> bool {
         self.in_vain.is_none_or(|(other, until)| other != lane || until <= clock::tick())
     }
 
     /// Keeps permits for the lane's next claim.
-    pub(super) fn keep(&mut self, lane: Lane, permits: Vec<Permit>) {
+    fn keep(&mut self, lane: Lane, permits: Vec<Permit>) {
         let until = clock::tick() + KEEP;
         self.held = (!permits.is_empty()).then_some(Held { lane, permits, until });
     }
@@ -53,7 +98,7 @@ impl Ahead {
     }
 
     /// Those of a lane among `asked`, for a claim. Others go back.
-    pub(super) fn take(&mut self, asked: &[Lane]) -> Option<(Lane, Vec<Permit>)> {
+    fn take(&mut self, asked: &[Lane]) -> Option<(Lane, Vec<Permit>)> {
         let held = self.held.take()?;
         asked.contains(&held.lane).then_some((held.lane, held.permits))
     }

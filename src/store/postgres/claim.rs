@@ -173,10 +173,7 @@ impl Claims {
     /// Claims from no lane at all, so that the next claim finds its connection there, its statement
     /// planned, and the server's process awake.
     pub(in crate::store) async fn get_ready(&mut self, vault: &Vault, node: NodeId) -> Result<(), StoreError> {
-        let mut connection = self.line.take().await?;
-        let claim = claim_at_sight(&mut connection, &mut self.memory, vault, node, Vec::new()).await;
-        self.line.keep(connection, &claim).await;
-        claim.map(drop)
+        self.claim(vault, node, &[]).await.map(drop)
     }
 
     /// Says goodbye to the server.
@@ -195,7 +192,8 @@ async fn claim(
     let alone = alone(memory, wants);
     let at_sight: Vec<Want> = wants.iter().filter(|want| alone.contains(&want.lane)).copied().collect();
     let mut claim = Claim::default();
-    if !at_sight.is_empty() {
+    // Of no lane at all, too: see `Claims::get_ready`.
+    if !at_sight.is_empty() || wants.is_empty() {
         claim = claim_at_sight(connection, memory, vault, node, at_sight).await?;
     }
     // In the order asked, for the first come first where a limit is shared.
