@@ -18,7 +18,8 @@ use crate::clock;
 /// Makes a folder and those above it that are missing.
 ///
 /// It is made under a random name first: by its own name the same day of every tenant would come to
-/// the same place.
+/// the same place. A folder that somebody else has made meanwhile stays: whoever is about to make a file
+/// in it would lose it.
 pub(super) fn make(folder: &Path) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());
@@ -29,15 +30,26 @@ pub(super) fn make(folder: &Path) -> io::Result<()> {
     let fresh: PathBuf = folder.with_file_name(clock::token());
     fs::create_dir(&fresh)?;
     keep_apart(&fresh);
-    let renamed = fs::rename(&fresh, folder);
-    if renamed.is_err() {
-        fs::remove_dir(&fresh).ok();
+    if rename_to_new(&fresh, folder).is_ok() {
+        return Ok(());
     }
-    match renamed {
-        // Somebody else was faster, and there is something in it already.
-        Err(_) if folder.is_dir() => Ok(()),
-        renamed => renamed,
-    }
+    fs::remove_dir(&fresh).ok();
+    // Somebody else was faster, or this is a file system that cannot do so, and needs none of this.
+    fs::create_dir_all(folder)
+}
+
+/// Renames, but replaces nothing, not even the empty folder that a rename usually replaces.
+#[cfg(target_os = "linux")]
+fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+    Ok(renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?)
+}
+
+/// Elsewhere it cannot be done in one step.
+#[cfg(not(target_os = "linux"))]
+fn rename_to_new(_from: &Path, _to: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Marks a folder so that those in it are spread over the disk. What cannot be marked, on a file
@@ -73,13 +85,19 @@ mod tests {
     }
 
     #[test]
-    fn two_that_make_a_folder_at_once_both_find_it() {
+    fn some_that_make_a_folder_at_once_all_fill_it() {
         let root = tempfile::tempdir().unwrap();
-        let day = root.path().join("7/20251122");
-        std::thread::scope(|scope| {
-            let made: Vec<_> = (0..8).map(|_| scope.spawn(|| make(&day).and_then(|()| fs::metadata(&day)))).collect();
-            assert!(made.into_iter().all(|made| made.join().unwrap().is_ok()));
-        });
-        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+        for tenant in 0..200 {
+            let tenant = root.path().join(tenant.to_string());
+            let day = tenant.join("20251122");
+            let fill = &|name: usize| make(&day).and_then(|()| fs::write(day.join(name.to_string()), "x"));
+            std::thread::scope(|scope| {
+                let filled: Vec<_> = (0..4).map(|name| scope.spawn(move || fill(name))).collect();
+                filled.into_iter().for_each(|filled| filled.join().unwrap().unwrap());
+            });
+            let names = |folder: &Path| fs::read_dir(folder).unwrap().count();
+            assert_eq!((names(&tenant), names(&day)), (1, 4));
+        }
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 200);
     }
 }

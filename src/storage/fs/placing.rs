@@ -14,9 +14,6 @@ use crate::{
     storage::StorageError,
 };
 
-/// Folders made for one file.
-const TRIES: usize = 4;
-
 /// A file in its place that power failure may still take away. Synced by the caller in any case,
 /// also where an earlier try has placed it: that may have died before it came to it.
 pub(super) struct Unsynced {
@@ -111,19 +108,16 @@ impl Large {
     }
 }
 
-/// Makes a new file. True: in a folder that had to be made. Whoever makes the same folder at that moment
-/// may put theirs in the place of ours, empty as it still is, so one try more may be needed.
+/// Makes a new file. True: in a folder that had to be made.
 fn create(target: &Path) -> io::Result<(File, bool)> {
     let create = || OpenOptions::new().write(true).create_new(true).open(target);
-    let mut made_folder = false;
-    for _ in 0..TRIES {
-        match create() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => make_folder_of(target)?,
-            created => return created.map(|file| (file, made_folder)),
+    match create() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make_folder_of(target)?;
+            create().map(|file| (file, true))
         }
-        made_folder = true;
+        created => created.map(|file| (file, false)),
     }
-    create().map(|file| (file, made_folder))
 }
 
 fn make_folder_of(target: &Path) -> io::Result<()> {
